@@ -1,0 +1,125 @@
+"""Device, threads and precision, decided from what the hardware can do, never from a timing.
+
+A timed probe would make the choice, and with it the bytes of the weights, differ from run to run.
+"""
+
+import os
+import platform
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from twoviews.errors import UsageError
+from twoviews.narrate import Narrator
+
+
+@dataclass(frozen=True)
+class Compute:
+    """Where and how tensors are computed."""
+
+    device: torch.device
+    bf16: bool
+    threads: int
+
+    @property
+    def precision(self) -> str:
+        """`bf16` (autocast, weights stay float32) or `fp32`."""
+        return "bf16" if self.bf16 else "fp32"
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """The context in which a forward pass runs."""
+        if self.bf16:
+            return torch.autocast(self.device.type, dtype=torch.bfloat16)
+        return nullcontext()
+
+    def place(self, module: nn.Module) -> nn.Module:
+        """Move a module to the device; convolution weights in channels-last order where that is faster."""
+        module.to(self.device)
+        if self.bf16 or self.device.type == "cuda":
+            module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return module
+
+    def arrange(self, views: torch.Tensor) -> torch.Tensor:
+        """Bring a batch of views into the memory order that the module expects."""
+        if views.ndim == 4 and (self.bf16 or self.device.type == "cuda"):
+            return views.contiguous(memory_format=torch.channels_last)
+        return views
+
+
+def choose_compute(*, device: str, precision: str, threads: int | None, narrator: Narrator) -> Compute:
+    """Decide device, precision and threads, tell the reasons, and set torch's thread count.
+
+    Raises `UsageError` for a device that is not there.
+    """
+    if device == "auto":
+        device = _best_device()
+        narrator.chose("device", device, "the fastest that torch finds here")
+    try:
+        target = torch.device(device)
+        torch.empty(1, device=target)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UsageError(f"device {device!r} cannot be used: {reason}; try --set train.device=cpu") from None
+    if threads is None:
+        threads = available_cores()
+        narrator.chose("threads", threads, "one a core that this process may use")
+    torch.set_num_threads(threads)
+    if precision == "auto":
+        bf16, reason = _bf16_pays(target)
+        narrator.chose("precision", "bf16" if bf16 else "fp32", reason)
+    else:
+        bf16 = precision == "bf16"
+    return Compute(device=target, bf16=bf16, threads=threads)
+
+
+def available_cores() -> int:
+    """Cores that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def cpu_name() -> str:
+    """The processor's name as the system reports it."""
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _best_device() -> str:
+    if torch.cuda.is_available():
+        return "cuda"
+    if torch.backends.mps.is_available():
+        return "mps"
+    return "cpu"
+
+
+def _bf16_pays(device: torch.device) -> tuple[bool, str]:
+    if device.type == "cuda":
+        if torch.cuda.get_device_capability(device) >= (8, 0):
+            return True, "the GPU multiplies bf16 in hardware"
+        return False, "the GPU has no bf16 units"
+    if device.type == "cpu":
+        found = [name for name in ("amx_bf16", "avx512_bf16") if name in _cpu_flags()]
+        if found:
+            return True, f"the processor has {' and '.join(found)}"
+        return False, "the processor has neither AMX nor AVX512-BF16"
+    return False, f"not measured on {device.type}"
+
+
+def _cpu_flags() -> set[str]:
+    capabilities = getattr(torch.cpu, "get_capabilities", None)  # newer torch only
+    if capabilities is not None:
+        return {name for name, present in capabilities().items() if present is True}
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("flags"):
+                return set(line.partition(":")[2].split())
+    return set()

@@ -1,0 +1,236 @@
+"""Strict configuration: defaults <- recipe <- named options <- `--set section.key=value`.
+
+A `Recipe` is plain data. Unknown keys, values out of range, NaN and infinities are refused with the key,
+the value and the nearest known name. Options of a method are the keyword-only arguments of its constructor
+and are checked by `twoviews.methods.build_method`.
+"""
+
+import tomllib
+from collections.abc import Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from twoviews.errors import UsageError
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Section(BaseModel):
+    """A table of the configuration: immutable, no unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Data(Section):
+    """What is read and how it is stored."""
+
+    source: str | None = None
+    image_size: Annotated[int, Field(ge=4, le=2048)] | None = None
+    """Side of a view in pixels; by default that of the images when they are all small and of one size, else 96."""
+    cache_side: Annotated[int, Field(ge=4, le=4096)] | None = None
+    """Side of the stored square in pixels; 1.25 x image size by default."""
+    channels: Literal[1, 3] | None = None
+
+
+class ViewOptions(Section):
+    """The augmentation: a named policy and changes to it."""
+
+    policy: str = "simclr"
+    normalization: str = "symmetric"
+    min_scale: Positive | None = None
+    strength: NonNegative | None = None
+    blur: Fraction | None = None
+    flip: Fraction | None = None
+
+
+class EncoderOptions(Section):
+    """The network that is trained."""
+
+    name: str = "auto"
+    stem: Literal["auto", "small", "standard"] = "auto"
+    init: str | None = None
+
+
+class MethodOptions(BaseModel):
+    """The method's name; every other key is an option of that method."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    name: str = "simclr"
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The method's own options, unchecked."""
+        return dict(self.model_extra or {})
+
+
+class Optim(Section):
+    """Optimiser and schedule; the schedule is a pure function of the step."""
+
+    name: Literal["adamw", "sgd", "lars"] = "adamw"
+    lr: Positive = 1e-3
+    """Peak learning rate at `lr_batch` samples."""
+    lr_scaling: Literal["none", "linear", "sqrt"] = "none"
+    lr_batch: Count = 256
+    weight_decay: NonNegative = 1e-4
+    momentum: Fraction = 0.9
+    warmup: Fraction = 0.1
+    """Part of all steps with a linearly rising rate."""
+    schedule: Literal["cosine", "constant"] = "cosine"
+
+
+class Train(Section):
+    """Length, batch and numerics of pretraining."""
+
+    epochs: Count | None = None
+    minutes: Positive | None = None
+    steps: Count | None = None
+    batch_size: Annotated[int, Field(ge=2)] | None = None
+    bn_group: Annotated[int, Field(ge=2)] | None = None
+    """Samples that share BatchNorm statistics; the batch up to 256 by default."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    device: str = "auto"
+    threads: Count | None = None
+    compile: bool = False
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    checkpoint_minutes: NonNegative = 5.0
+    keep_checkpoints: Count = 2
+    evaluations: Annotated[int, Field(ge=0)] = 10
+    """How often health (and kNN and probe, given labelled data) is measured during training."""
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Self:
+        given = [name for name in ("epochs", "minutes", "steps") if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise ValueError(f"give one of epochs, minutes and steps, not {' and '.join(given)}")
+        return self
+
+
+class Evaluate(Section):
+    """The comparison that ends in the verdict."""
+
+    policy: str = "weak"
+    """Augmentation of fine-tuning and of the supervised baseline, alike."""
+    knn_k: Count = 20
+    knn_temperature: Positive = 0.07
+    penalties: tuple[Positive, ...] = (0.03, 0.3, 3.0, 30.0)
+    """L2 penalties of the linear arms, chosen on validation: strength = penalty / labelled samples, so that one choice
+    serves every budget (1 / (2 C) in scikit-learn's terms)."""
+    fixed_penalty: Positive = 0.3
+    """Used below 5 labels a class, where nothing is selected."""
+    lrs: tuple[Positive, ...] = (5e-4, 1e-3, 2e-3)
+    """Peak learning rates that both trained arms choose from on validation."""
+    fixed_lr: Positive = 1e-3
+    encoder_lr_ratio: Fraction = 0.3
+    """Fine-tuning: the encoder's rate as a part of the head's."""
+    weight_decay: NonNegative = 5e-2
+    updates: Count = 300
+    """Maximum number of updates of one fine-tuning or supervised training."""
+    batch_size: Annotated[int, Field(ge=2)] = 64
+    all_limit: Count = 5000
+    """With more labelled samples than this, "all" runs the arms on cached features only."""
+
+
+class Recipe(Section):
+    """A complete configuration."""
+
+    data: Data = Data()
+    views: ViewOptions = ViewOptions()
+    encoder: EncoderOptions = EncoderOptions()
+    method: MethodOptions = MethodOptions()
+    optim: Optim = Optim()
+    train: Train = Train()
+    evaluate: Evaluate = Evaluate()
+
+    def to_toml(self) -> str:
+        """The configuration as TOML; values that are not set are left out."""
+        return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True))
+
+
+def make_recipe(*layers: Mapping[str, Any], origin: str = "configuration") -> Recipe:
+    """Merge tables from weakest to strongest and check them.
+
+    Raises `UsageError` naming the key, the value received and the nearest known key.
+    """
+    merged: dict[str, Any] = {}
+    for layer in layers:
+        _merge(merged, layer)
+    lengths = ("epochs", "minutes", "steps")
+    for layer in layers:  # a later layer's length replaces an earlier layer's, whatever its unit
+        chosen = [name for name in lengths if layer.get("train", {}).get(name) is not None]
+        if chosen:
+            for name in lengths:
+                if name not in chosen:
+                    merged["train"].pop(name, None)
+    try:
+        return Recipe.model_validate(merged)
+    except ValidationError as error:
+        raise UsageError(_explain(error, origin)) from None
+
+
+def read_recipe_file(path: Path) -> dict[str, Any]:
+    """The tables of a TOML recipe file. Raises `UsageError` with file and reason."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UsageError(f"no recipe file at {path}") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise UsageError(f"{path} is not a readable TOML recipe: {error}") from None
+
+
+def parse_assignment(text: str) -> dict[str, Any]:
+    """`section.key=value` as a nested table; the value is read as TOML, and as a string where it is none.
+
+    >>> parse_assignment("method.temperature=0.2")
+    {'method': {'temperature': 0.2}}
+    """
+    key, equals, value = text.partition("=")
+    parts = [part.strip() for part in key.split(".")]
+    if not equals or len(parts) != 2 or not all(parts):
+        raise UsageError(f"cannot read {text!r}: write --set section.key=value, e.g. --set method.temperature=0.2")
+    try:
+        parsed = tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        parsed = value.strip()
+    return {parts[0]: {parts[1]: parsed}}
+
+
+def _merge(into: dict[str, Any], layer: Mapping[str, Any]) -> None:
+    for key, value in layer.items():
+        if value is None:
+            continue
+        if isinstance(value, Mapping):
+            child = into.setdefault(key, {})
+            if not isinstance(child, dict):
+                raise UsageError(f"{key} is a value in one place and a table in another")
+            _merge(child, value)
+        else:
+            into[key] = value
+
+
+def _explain(error: ValidationError, origin: str) -> str:
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        known = _known_keys(first["loc"][:-1])
+        near = get_close_matches(str(first["loc"][-1]), known, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(known)}"
+        return f"{origin}: unknown key {where!r}; {hint}"
+    message = first["msg"].removeprefix("Value error, ")
+    return f"{origin}: {where} = {first['input']!r}: {message[0].lower()}{message[1:]}"
+
+
+def _known_keys(path: tuple[int | str, ...]) -> list[str]:
+    model: type[BaseModel] = Recipe
+    for part in path:
+        annotation = model.model_fields[str(part)].annotation
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            return []
+        model = annotation
+    return list(model.model_fields)

@@ -1,0 +1,280 @@
+"""The comparison: arms on the same labelled subsets, settings chosen on validation, the test set read at the end.
+
+An arm is a way from labelled samples to a classifier. Its one setting is chosen once, at one reference budget on
+validation, and then used for all budgets and seeds; below `FIXED_BELOW` labels a class it is fixed beforehand.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+from twoviews.errors import DataError, UsageError, unknown_name
+from twoviews.evaluation.metrics import classification_metrics
+from twoviews.evaluation.statistics import conclusion, paired_interval
+from twoviews.evaluation.subsets import subset
+
+FEATURE_ARMS = ("knn", "linear", "random-linear", "pixels-linear", "pixels-knn")
+TRAINED_ARMS = ("finetune", "supervised")
+ARMS = ("knn", "linear", "finetune", "supervised", "random-linear", "pixels-linear", "pixels-knn")
+
+FIXED_BELOW = 5
+"""Labels a class from which settings are chosen on validation."""
+
+Budget = int | Literal["all"]
+
+
+@dataclass(frozen=True)
+class Split:
+    """Labels of the three parts, and the classes. Labels (N,) int64, all >= 0."""
+
+    train: np.ndarray
+    val: np.ndarray
+    test: np.ndarray
+    classes: tuple[str, ...]
+
+    def subset(self, budget: Budget, seed: int) -> np.ndarray:
+        """The labelled samples of a budget: the same for every arm, nested over budgets."""
+        return subset(self.train, per_class=budget, seed=seed, classes=self.classes)
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What an arm made of one subset: class scores (N, classes) on validation and test, and the model behind them."""
+
+    val: np.ndarray
+    test: Callable[[], np.ndarray]
+    model: Any = None
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A named way to fit: `fit(indices, setting, seed) -> Fitted`."""
+
+    name: str
+    fit: Callable[[np.ndarray, Any, int, Budget], Fitted]
+    settings: tuple[Any, ...] = (None,)
+    fixed: Any = None
+
+
+@dataclass
+class Comparison:
+    """Rows, and what was chosen; filled by `run_arm`."""
+
+    split: Split
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    chosen: dict[str, dict[str, Any]] = field(default_factory=dict)
+    predictions: dict[tuple[str, Budget, int], np.ndarray] = field(default_factory=dict)
+    val_accuracy: dict[tuple[str, Budget, int], float] = field(default_factory=dict)
+    models: dict[tuple[str, Budget, int], Any] = field(default_factory=dict)
+
+    def choose(self, arm: Arm, budgets: Sequence[Budget], seeds: Sequence[int]) -> Any:
+        """The arm's setting, by mean validation accuracy over `seeds` at the reference budget."""
+        if arm.name in self.chosen:
+            return self.chosen[arm.name]["setting"]
+        reference = reference_budget(budgets)
+        setting, trials = arm.fixed, []
+        if reference is not None and len(arm.settings) > 1 and len(self.split.val):
+            for candidate in arm.settings:
+                used = seeds if reference != "all" else seeds[:1]
+                scores = [
+                    self._accuracy(arm.fit(self.split.subset(reference, s), candidate, s, reference).val)
+                    for s in used
+                ]
+                trials.append({"setting": candidate, "val_accuracy": round(float(np.mean(scores)), 4)})
+            setting = max(trials, key=lambda t: t["val_accuracy"])["setting"]
+        self.chosen[arm.name] = {
+            "setting": setting,
+            "fixed_below_5": arm.fixed,
+            "reference_budget": reference if trials else None,
+            "trials": trials,
+        }
+        return setting
+
+    def run_arm(self, arm: Arm, budget: Budget, seed: int, *, keep_model: bool = False) -> None:
+        """Fit one arm on one subset and add its row."""
+        used = self.chosen[arm.name]
+        selected = bool(used["trials"]) and not fixed_budget(budget)
+        setting = used["setting"] if selected else arm.fixed
+        indices = self.split.subset(budget, seed)
+        fitted = arm.fit(indices, setting, seed, budget)
+        predicted = fitted.test().argmax(1)
+        key = (arm.name, budget, seed)
+        self.predictions[key] = predicted
+        if len(self.split.val):
+            self.val_accuracy[key] = self._accuracy(fitted.val)
+        if keep_model:
+            self.models[key] = fitted.model
+        self.rows.append(
+            {
+                "arm": arm.name,
+                "labels_per_class": budget,
+                "seed": seed,
+                **{
+                    name: round(value, 6)
+                    for name, value in classification_metrics(
+                        self.split.test, predicted, classes=len(self.split.classes)
+                    ).items()
+                },
+                "n_train": len(indices),
+                "n_val": len(self.split.val) if selected else 0,
+                "n_test": len(self.split.test),
+            }
+        )
+
+    def _accuracy(self, scores: np.ndarray) -> float:
+        return float((scores.argmax(1) == self.split.val).mean())
+
+
+def reference_budget(budgets: Sequence[Budget]) -> Budget | None:
+    """Where settings are chosen: the largest whole budget from `FIXED_BELOW` on, else "all", else nowhere."""
+    whole = [b for b in budgets if b != "all" and b >= FIXED_BELOW]
+    if whole:
+        return max(whole)
+    return "all" if "all" in budgets else None
+
+
+def fixed_budget(budget: Budget) -> bool:
+    """Whether settings at this budget are fixed beforehand."""
+    return budget != "all" and budget < FIXED_BELOW
+
+
+def parse_budgets(text: str | Iterable[Budget]) -> tuple[Budget, ...]:
+    """`1,5,10,all` as budgets, ascending. Raises `UsageError` for what is no positive whole number or "all"."""
+    parts = text.split(",") if isinstance(text, str) else list(text)
+    budgets: set[Budget] = set()
+    for part in parts:
+        word = part.strip() if isinstance(part, str) else part
+        if word == "all":
+            budgets.add("all")
+            continue
+        try:
+            number = int(word)
+        except ValueError:
+            number = 0
+        if number < 1:
+            raise UsageError(
+                f"labels per class: {part!r} is neither a positive whole number nor 'all'; write 1,5,10,all"
+            )
+        budgets.add(number)
+    return tuple(sorted(budgets, key=lambda b: (b == "all", 0 if b == "all" else b)))
+
+
+def check_arms(arms: Iterable[str]) -> tuple[str, ...]:
+    """Known arms in their usual order. Raises `UsageError` with the nearest name."""
+    wanted = [arm.strip() for arm in arms]
+    for arm in wanted:
+        if arm not in ARMS:
+            raise unknown_name("arm", arm, ARMS)
+    return tuple(arm for arm in ARMS if arm in wanted)
+
+
+def check_budgets(split: Split, budgets: Sequence[Budget]) -> None:
+    """Raise `DataError` when a class has fewer labels than asked for, or there is only one class."""
+    if len(split.classes) < 2:
+        raise DataError(
+            f"the labelled data has one class ({split.classes[0]!r}): a comparison needs at least two"
+        )
+    for budget in budgets:
+        split.subset(budget, 0)
+
+
+def verdict(comparison: Comparison, budgets: Sequence[Budget]) -> dict[str, Any]:
+    """One sentence and its paired intervals: the better of linear and fine-tune on validation, against supervised.
+
+    Intervals are Student's t over the seeds' differences in test accuracy, 95 %, one a budget, not corrected for
+    several budgets; pretraining itself was run once. "all" has one seed and so no interval.
+    """
+    primary = _primary(comparison, budgets)
+    against = "supervised"
+    accuracy = {(r["arm"], r["labels_per_class"], r["seed"]): r["accuracy"] for r in comparison.rows}
+    comparisons = []
+    for budget in budgets:
+        seeds = sorted(s for a, b, s in accuracy if a == primary and b == budget)
+        pairs = [s for s in seeds if (against, budget, s) in accuracy]
+        if not pairs:
+            continue
+        interval = paired_interval(
+            [accuracy[primary, budget, s] - accuracy[against, budget, s] for s in pairs]
+        )
+        single = interval.n == 1
+        comparisons.append(
+            {
+                "labels_per_class": budget,
+                "arm": primary,
+                "against": against,
+                "mean_difference": round(interval.mean, 6),
+                "low": None if single else round(interval.low, 6),
+                "high": None if single else round(interval.high, 6),
+                "n": interval.n,
+                "conclusion": "one seed" if single else conclusion(interval),
+            }
+        )
+    return {
+        "sentence": _sentence(primary, comparisons, comparison),
+        "primary_arm": primary,
+        "comparisons": comparisons,
+    }
+
+
+def _primary(comparison: Comparison, budgets: Sequence[Budget]) -> str | None:
+    ran = {row["arm"] for row in comparison.rows}
+    candidates = [arm for arm in ("linear", "finetune") if arm in ran]
+    if not candidates:
+        return None
+    reference = reference_budget(budgets)
+
+    def on_validation(arm: str) -> float:
+        values = [v for (a, b, _), v in comparison.val_accuracy.items() if a == arm and b == reference]
+        return float(np.mean(values)) if values else -1.0
+
+    return max(candidates, key=on_validation)
+
+
+NAMES = {
+    "linear": "a linear probe on the frozen encoder",
+    "finetune": "fine-tuning the encoder",
+    "supervised": "training from scratch",
+}
+
+
+def _sentence(primary: str | None, comparisons: list[dict[str, Any]], comparison: Comparison) -> str:
+    if primary is None:
+        return "No verdict: neither the linear probe nor fine-tuning was run."
+    if not comparisons:
+        return f"No verdict: the supervised baseline was not run beside {NAMES[primary]}."
+    parts = {"helps": [], "hurts": [], "cannot tell": [], "one seed": []}  # type: dict[str, list[str]]
+    for row in comparisons:
+        budget = _budget_words(row["labels_per_class"])
+        points = f"{100 * row['mean_difference']:+.1f} points"
+        if row["low"] is not None:
+            points += f" [{100 * row['low']:+.1f}, {100 * row['high']:+.1f}]"
+        parts[row["conclusion"]].append(f"{points} {budget}")
+    sentences = []
+    if parts["helps"]:
+        sentences.append(f"Self-supervision helped: {_join(parts['helps'])}.")
+    if parts["hurts"]:
+        start = "It hurt" if sentences else "Self-supervision hurt"
+        sentences.append(f"{start}: {_join(parts['hurts'])}.")
+    if parts["cannot tell"]:
+        start = "No clear difference" if sentences else "Cannot tell whether self-supervision helped"
+        sentences.append(f"{start}: {_join(parts['cannot tell'])}.")
+    if parts["one seed"]:
+        sentences.append(f"{_join(parts['one seed'])}: one seed, so no interval.")
+    n = max(row["n"] for row in comparisons)
+    sentences.append(
+        f"Test accuracy of {NAMES[primary]} minus that of {NAMES['supervised']} on the same labels; "
+        f"95 % intervals over {n} label subsets."
+    )
+    return " ".join(sentences)
+
+
+def _budget_words(budget: Budget) -> str:
+    if budget == "all":
+        return "with all labels"
+    return f"at {budget} label{'' if budget == 1 else 's'} a class"
+
+
+def _join(parts: Sequence[str]) -> str:
+    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"

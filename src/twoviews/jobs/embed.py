@@ -1,0 +1,94 @@
+"""Vectors of a corpus with a run's encoder, computed once and kept beside the run."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+
+from twoviews.compute import Compute, choose_compute
+from twoviews.data.corpus import Corpus, load_corpus
+from twoviews.data.source import Spec
+from twoviews.encoders import load_encoder
+from twoviews.evaluation.features import Embeddings, fingerprint_module
+from twoviews.jobs.online import vectors_of
+from twoviews.narrate import Narrator
+from twoviews.run import Run, read_json
+from twoviews.views.policies import POLICIES, Views
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """What an encoder folder says of its input."""
+
+    image_size: int
+    channels: int
+    cache_side: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @staticmethod
+    def of(folder: Path) -> "Preprocessing":
+        """Read `config.json` of an encoder folder."""
+        config = read_json(folder / "config.json")
+        own, cfg = config["twoviews"], config["pretrained_cfg"]
+        return Preprocessing(
+            own["image_size"], own["channels"], own["cache_side"], tuple(cfg["mean"]), tuple(cfg["std"])
+        )
+
+    def views(self) -> Views:
+        """The clean view: the central square, resized and normalised."""
+        return Views(POLICIES["none"], image_size=self.image_size, mean=self.mean, std=self.std)
+
+    def load(self, data: Spec, *, download: bool, narrator: Narrator) -> Corpus:
+        """Decode data as this encoder wants it."""
+        return load_corpus(
+            data, cache_side=self.cache_side, channels=self.channels, download=download, narrator=narrator
+        )
+
+
+def embed(
+    run: Run | str | Path,
+    data: Spec,
+    *,
+    out: str | Path | None = None,
+    download: bool = False,
+    narrator: Narrator | None = None,
+) -> Embeddings:
+    """`h` of every readable item of `data`: (N, num_features) float32 with ids and labels.
+
+    Written to `out` as vectors.npy, index.csv and meta.json when given.
+
+    >>> embed("runs/a", "photos/").vectors.shape          # doctest: +SKIP
+    (1204, 512)
+    """
+    narrator = narrator or Narrator()
+    run = run if isinstance(run, Run) else Run(run)
+    info = run.require_finished()
+    preprocessing = Preprocessing.of(run.encoder)
+    corpus = preprocessing.load(data, download=download, narrator=narrator)
+    compute = choose_compute(device="auto", precision=info["precision"], threads=info["threads"], narrator=narrator)
+    encoder = compute.place(load_encoder(run.encoder)).eval()
+    embeddings = embed_corpus(run, encoder, corpus, preprocessing=preprocessing, compute=compute)
+    if out is not None:
+        embeddings.save(out, overwrite=True)
+    return embeddings
+
+
+def embed_corpus(
+    run: Run, encoder: nn.Module, corpus: Corpus, *, preprocessing: Preprocessing, compute: Compute
+) -> Embeddings:
+    """Embeddings of a corpus, read from `RUN/embeddings` when encoder, input view, precision and data are the same."""
+    facts = [fingerprint_module(encoder), repr(preprocessing), compute.precision]
+    fingerprint = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+    key = hashlib.sha256(f"{fingerprint}{corpus.fingerprint}".encode()).hexdigest()[:16]
+    folder = run.embeddings / key
+    if (folder / "meta.json").is_file():
+        vectors = Embeddings.load(folder).vectors
+    else:
+        vectors = vectors_of(encoder, corpus, preprocessing.views(), compute=compute)
+    embeddings = Embeddings(vectors, corpus.ids, corpus.labels, corpus.classes, fingerprint)
+    if not folder.exists():
+        embeddings.save(folder)
+    return embeddings

@@ -1,0 +1,72 @@
+"""What is measured during training. Evaluators leave the module and the global generator as they were."""
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from twoviews.compute import Compute
+from twoviews.data.corpus import Corpus
+from twoviews.data.loading import fetch
+from twoviews.evaluation.features import embed
+from twoviews.evaluation.health import alignment, effective_rank, uniformity
+from twoviews.evaluation.knn import knn_predict
+from twoviews.evaluation.probe import fit_probe
+from twoviews.evaluation.subsets import split_validation
+from twoviews.training.loop import Evaluator
+from twoviews.views.policies import Views
+
+HEALTH_SAMPLES = 512
+PROBE_SAMPLES = 5000
+
+
+def batches(corpus: Corpus, views: Views, *, compute: Compute, seed: int = 0, view: int = 0, size: int = 256) -> Iterator[Tensor]:
+    """One view of every sample of a corpus, in order, in batches on the device."""
+    for start in range(0, len(corpus), size):
+        batch = fetch(corpus, range(start, min(start + size, len(corpus))), device=compute.device)
+        yield compute.arrange(views(batch, seed=seed, epoch=0, views=[view])[0])
+
+
+def vectors_of(encoder: nn.Module, corpus: Corpus, views: Views, *, compute: Compute, seed: int = 0, view: int = 0) -> np.ndarray:
+    """(N, D) float32: `h` of one view of every sample."""
+    dtype = torch.bfloat16 if compute.bf16 else None
+    return embed(encoder, batches(corpus, views, compute=compute, seed=seed, view=view), device=compute.device, autocast=dtype)
+
+
+def health_evaluator(corpus: Corpus, *, views: Views, clean: Views, compute: Compute, seed: int) -> Evaluator:
+    """Label-free health of `h` on a fixed part of the pool: effective rank, alignment, uniformity."""
+    chosen = np.random.default_rng(seed).permutation(len(corpus))[:HEALTH_SAMPLES]
+    part = corpus.select(np.sort(chosen))
+
+    def evaluate(encoder: nn.Module) -> Iterable[tuple[str, float]]:
+        plain = torch.from_numpy(vectors_of(encoder, part, clean, compute=compute))
+        a, b = (torch.from_numpy(vectors_of(encoder, part, views, compute=compute, view=v)) for v in (0, 1))
+        yield "effective_rank", effective_rank(plain)
+        yield "alignment", alignment(a, b)
+        yield "uniformity", uniformity(plain)
+
+    return evaluate
+
+
+def probe_evaluator(
+    labelled: Corpus, *, clean: Views, compute: Compute, k: int, temperature: float, penalty: float
+) -> Evaluator:
+    """Accuracy of kNN and of a linear probe on a held-out fifth of labelled data, at most 5,000 samples of it."""
+    known = np.flatnonzero(labelled.labels >= 0)
+    known = np.sort(np.random.default_rng(0).permutation(known)[:PROBE_SAMPLES])
+    part = labelled.select(known)
+    train, held_out = split_validation(part.labels, seed=0)
+    classes = len(part.classes)
+
+    def evaluate(encoder: nn.Module) -> Iterable[tuple[str, float]]:
+        vectors = vectors_of(encoder, part, clean, compute=compute)
+        truth = part.labels[held_out]
+        scores = knn_predict(
+            vectors[train], part.labels[train], vectors[held_out], classes=classes, k=k, temperature=temperature
+        )
+        yield "online_knn", float((scores.argmax(1) == truth).mean())
+        probe = fit_probe(vectors[train], part.labels[train], classes=classes, strength=penalty / len(train), max_iterations=200)
+        yield "online_linear", float((probe.predict(vectors[held_out]) == truth).mean())
+
+    return evaluate

@@ -1,0 +1,153 @@
+"""Checkpoints: safetensors + readable JSON, one folder each, complete or not there.
+
+Save: write into a hidden folder, fsync, COMPLETE with the sha256 of each file, rename, fsync the parent, and only
+then delete older ones. Load: the newest whose COMPLETE fits its files; damaged ones are named and passed over.
+"""
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from twoviews.errors import ResourceError
+from twoviews.narrate import Narrator
+from twoviews.run import write_text
+
+STATE, FACTS, COMPLETE = "state.safetensors", "state.json", "COMPLETE"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What was read back: tensors by name, and the facts beside them."""
+
+    path: Path
+    tensors: dict[str, Tensor]
+    facts: dict[str, Any]
+
+
+def save_checkpoint(
+    folder: Path,
+    *,
+    step: int,
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    facts: dict[str, Any],
+    keep: int,
+) -> Path:
+    """Save the state after `step` steps under `folder/step-XXXXXXXX`, and keep the newest `keep`.
+
+    Raises `ResourceError` when the disk is full; what was there before is untouched.
+    """
+    final = folder / f"step-{step:08d}"
+    temporary = folder / f".{final.name}.{os.getpid()}.tmp"
+    if final.exists() and _damage(final) is None:
+        return final  # the same step again, after a resume: the bytes are the same
+    tensors = _optimizer_tensors(optimizer)
+    tensors |= {f"module.{name}": tensor for name, tensor in module.state_dict().items()}
+    # Clones: safetensors refuses tensors that share memory, and a copy on the CPU is a fixed picture of the state.
+    tensors = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        remove_litter(folder)
+        temporary.mkdir()
+        save_file(tensors, temporary / STATE)
+        (temporary / FACTS).write_text(json.dumps({"step": step, **facts}, indent=1) + "\n", encoding="utf-8")
+        digests = {name: sha256_file(temporary / name) for name in (STATE, FACTS)}
+        (temporary / COMPLETE).write_text(json.dumps(digests, indent=1) + "\n", encoding="utf-8")
+        for name in (STATE, FACTS, COMPLETE):
+            _fsync(temporary / name)
+        _fsync(temporary)
+        shutil.rmtree(final, ignore_errors=True)  # there only if damaged
+        os.rename(temporary, final)
+        _fsync(folder)
+    except Exception as error:  # safetensors reports a full disk by an exception of its own
+        shutil.rmtree(temporary, ignore_errors=True)
+        full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
+        if not full and not isinstance(error, OSError):
+            raise
+        needed = sum(t.numel() * t.element_size() for t in tensors.values())
+        free = shutil.disk_usage(folder).free
+        raise ResourceError(
+            f"cannot save a checkpoint in {folder}: {error}; it needs {needed:,} bytes and {free:,} are free. "
+            "The checkpoint before is intact: make room, then twoviews resume"
+        ) from None
+    write_text(folder.parent / "latest", f"{folder.name}/{final.name}\n")
+    for old in _saved(folder)[keep:]:
+        shutil.rmtree(old, ignore_errors=True)
+    return final
+
+
+def load_checkpoint(folder: Path, *, narrator: Narrator) -> Checkpoint | None:
+    """The newest whole checkpoint, or None; damaged ones are named to the narrator and passed over."""
+    for path in _saved(folder):
+        problem = _damage(path)
+        if problem is None:
+            facts = json.loads((path / FACTS).read_text(encoding="utf-8"))
+            return Checkpoint(path, load_file(path / STATE), facts)
+        narrator.warn(f"checkpoint {path.name} is passed over: {problem}")
+    return None
+
+
+def restore(checkpoint: Checkpoint, *, module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Put a checkpoint's tensors into a module and an optimiser built from the same configuration."""
+    prefix = "module."
+    tensors = checkpoint.tensors
+    module.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        if key.startswith("optimizer."):
+            _, index, name = key.split(".", 2)
+            state.setdefault(int(index), {})[name] = tensor
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def remove_litter(folder: Path) -> None:
+    """Delete half-written checkpoints that a killed process left."""
+    for path in folder.glob(".step-*.tmp"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def sha256_file(path: Path) -> str:
+    """Hex digest of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _saved(folder: Path) -> list[Path]:
+    return sorted(folder.glob("step-*"), reverse=True)
+
+
+def _damage(path: Path) -> str | None:
+    try:
+        digests = json.loads((path / COMPLETE).read_text(encoding="utf-8"))
+        for name, digest in digests.items():
+            if sha256_file(path / name) != digest:
+                return f"{name} does not fit its sha256"
+    except (OSError, ValueError) as error:
+        return str(error)
+    return None
+
+
+def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    return {
+        f"optimizer.{index}.{name}": value
+        for index, values in optimizer.state_dict()["state"].items()
+        for name, value in values.items()
+        if isinstance(value, Tensor)
+    }
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

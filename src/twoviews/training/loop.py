@@ -1,0 +1,268 @@
+"""The one training loop. Read top to bottom: a step is order, views, projections, comparison, update, record."""
+
+import json
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any, TextIO
+
+import torch
+from tensorboardX import SummaryWriter
+from torch import Tensor, nn
+
+from twoviews.compute import Compute
+from twoviews.data.corpus import Corpus
+from twoviews.data.loading import batch_indices, fetch
+from twoviews.errors import Interrupted, NotFiniteError, Terminated, TwoviewsError
+from twoviews.methods.method import Method
+from twoviews.narrate import Narrator
+from twoviews.run import Run, read_lines, write_text
+from twoviews.training.checkpoint import save_checkpoint
+from twoviews.training.large_batch import project_in_groups
+from twoviews.training.optim import schedule
+from twoviews.views.policies import Views
+
+LOG_EVERY = 10
+"""Steps between two reads of the device's metrics: each read waits for the device."""
+
+MAX_NONFINITE = 5
+
+Evaluator = Callable[[nn.Module], Iterable[tuple[str, float]]]
+"""Given the encoder, yields (name, value); must leave the module and the global generator as they were."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that, with the data, decides the weights."""
+
+    steps: int
+    batch_size: int
+    bn_group: int
+    seed: int
+    lr: float
+    """Peak, after scaling."""
+    warmup: float
+    schedule: str
+    compile: bool = False
+    checkpoint_minutes: float = 5.0
+    keep_checkpoints: int = 2
+    evaluations: int = 10
+
+
+def train_step(
+    method: Method,
+    optimizer: torch.optim.Optimizer,
+    views: Views,
+    corpus: Corpus,
+    *,
+    step: int,
+    plan: Plan,
+    compute: Compute,
+    forward: nn.Module,
+) -> dict[str, Tensor] | None:
+    """One update in place; the scalars to log, or None when loss or gradient was not finite and nothing was changed."""
+    indices = batch_indices(len(corpus), batch_size=plan.batch_size, seed=plan.seed, step=step)
+    epoch = step // (len(corpus) // plan.batch_size)
+    batch = fetch(corpus, indices, device=compute.device)
+    pictures = views(batch, seed=plan.seed, epoch=epoch, views=range(method.n_views))
+    labels = torch.from_numpy(corpus.labels[indices]).to(compute.device) if method.uses_labels else None
+
+    for group in optimizer.param_groups:
+        group["lr"] = (
+            plan.lr * group["lr_ratio"] * schedule(step, steps=plan.steps, warmup=plan.warmup, shape=plan.schedule)
+        )
+    optimizer.zero_grad(set_to_none=True)
+    # Dropout and drop-path draw from the global generator: seeded by the step, a resumed run draws the same.
+    torch.manual_seed((plan.seed << 32) + step)
+    # A non-finite forward pass has already moved BatchNorm's running statistics when it is noticed.
+    buffers = [(buffer, buffer.clone()) for buffer in method.buffers()]
+    with compute.autocast():
+        arranged = [compute.arrange(picture) for picture in pictures]
+        projections = project_in_groups(method, arranged, bn_group=plan.bn_group, forward=forward)
+        compared = method.compare(projections, labels)
+    compared.loss.backward()
+    grad_norm = torch.nn.utils.get_total_norm([p.grad for p in method.parameters() if p.grad is not None])
+
+    # The one wait for the device in a step: an update with a non-finite gradient could not be taken back.
+    if not math.isfinite(compared.loss.item() + grad_norm.item()):
+        optimizer.zero_grad(set_to_none=True)
+        with torch.no_grad():
+            for buffer, before in buffers:
+                buffer.copy_(before)
+        return None
+    optimizer.step()
+    method.after_step(projections, (step + 1) / plan.steps)
+    return {"loss": compared.loss.detach(), "grad_norm": grad_norm, **compared.metrics}
+
+
+def train(
+    method: Method,
+    optimizer: torch.optim.Optimizer,
+    views: Views,
+    corpus: Corpus,
+    *,
+    plan: Plan,
+    compute: Compute,
+    run: Run,
+    start: int,
+    facts: dict[str, Any],
+    evaluators: Sequence[Evaluator],
+    narrator: Narrator,
+) -> int:
+    """Train from step `start` to `plan.steps`; returns the number of skipped batches.
+
+    Raises `NotFiniteError` after five non-finite batches in a row, `Interrupted` or `Terminated` after saving at the
+    next step boundary, `ResourceError` when a checkpoint cannot be written.
+    """
+    forward: nn.Module = torch.compile(method) if plan.compile else method  # type: ignore[assignment]
+    steps_per_epoch = len(corpus) // plan.batch_size
+    evaluate_at = _evaluation_steps(plan)
+    skipped = int(facts.get("skipped", 0))
+    in_a_row = 0
+    saved_at = time.monotonic()
+    method.train()
+
+    def save(step: int) -> None:
+        metrics.flush()
+        save_checkpoint(
+            run.checkpoints,
+            step=step,
+            module=method,
+            optimizer=optimizer,
+            facts={**facts, "skipped": skipped},
+            keep=plan.keep_checkpoints,
+        )
+        run.update(step=step, skipped=skipped)
+
+    with (
+        MetricsLog(run, keep_below=start) as metrics,
+        stop_signals() as stop,
+        narrator.track(plan.steps, "pretraining") as tick,
+    ):
+        tick(start)
+        for step in range(start, plan.steps):
+            measured = train_step(
+                method, optimizer, views, corpus, step=step, plan=plan, compute=compute, forward=forward
+            )
+            done = step + 1
+
+            # Non-finite batches
+            if measured is None:
+                skipped, in_a_row = skipped + 1, in_a_row + 1
+                metrics.add({"step": step, "event": "skipped", "reason": "loss or gradient not finite"})
+                narrator.warn(f"step {step}: loss or gradient not finite, batch skipped ({skipped} so far)")
+                if in_a_row == MAX_NONFINITE:
+                    metrics.flush()
+                    raise NotFiniteError(
+                        f"loss or gradient was not finite {in_a_row} times in a row, last at step {step}: "
+                        "the last checkpoint is intact; lower --set optim.lr or use --set train.precision=fp32"
+                    )
+            else:
+                in_a_row = 0
+                lr = max(float(group["lr"]) for group in optimizer.param_groups)
+                metrics.add({"step": step, "epoch": step // steps_per_epoch, "lr": lr}, measured)
+
+            # Records
+            if done % LOG_EVERY == 0 or done == plan.steps:
+                latest = metrics.flush()
+                tick(
+                    done % LOG_EVERY or LOG_EVERY,
+                    loss=latest.get("loss"),
+                    contrastive_accuracy=latest.get("contrastive_accuracy"),
+                    samples=plan.batch_size,
+                )
+            if done in evaluate_at:
+                values = {name: value for evaluator in evaluators for name, value in evaluator(method.encoder)}
+                method.train()
+                metrics.add({"step": step, "event": "evaluation", **values})
+
+            # State: the last step is saved too, so that a kill while the encoder is written loses nothing.
+            due = time.monotonic() - saved_at > 60 * plan.checkpoint_minutes
+            if due or stop.received or done == plan.steps:
+                save(done)
+                saved_at = time.monotonic()
+            if stop.received and done < plan.steps:
+                raise stop.as_error(f"saved at step {done} of {plan.steps}; continue with: twoviews resume {run.path}")
+    return skipped
+
+
+class MetricsLog:
+    """`metrics.jsonl` and TensorBoard events: every step once, in order, also after kills.
+
+    Rows at or above `keep_below` are dropped on opening: they belong to steps that will be run again. Tensors are read
+    from the device only in `flush`.
+    """
+
+    def __init__(self, run: Run, *, keep_below: int) -> None:
+        self._run = run
+        self._keep_below = keep_below
+        self._pending: list[tuple[dict[str, Any], dict[str, Tensor]]] = []
+
+    def __enter__(self) -> "MetricsLog":
+        kept = [row for row in read_lines(self._run.metrics) if row["step"] < self._keep_below]
+        write_text(self._run.metrics, "".join(json.dumps(row) + "\n" for row in kept))
+        self._file: TextIO = self._run.metrics.open("a", encoding="utf-8")
+        self._board = SummaryWriter(str(self._run.tensorboard), purge_step=self._keep_below or None)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._file.close()
+        self._board.close()
+
+    def add(self, row: dict[str, Any], tensors: dict[str, Tensor] | None = None) -> None:
+        """Queue a row; `tensors` are scalars on any device."""
+        self._pending.append((row, tensors or {}))
+
+    def flush(self) -> dict[str, Any]:
+        """Write what is queued; returns the last row of a step."""
+        latest: dict[str, Any] = {}
+        for row, tensors in self._pending:
+            full = {**row, **{name: value.item() for name, value in tensors.items()}}
+            self._file.write(json.dumps(full) + "\n")
+            for name, value in full.items():
+                if name not in ("step", "event", "reason") and value is not None:
+                    self._board.add_scalar(f"{row.get('event', 'train')}/{name}", value, row["step"])
+            if "loss" in full:
+                latest = full
+        self._pending.clear()
+        self._file.flush()
+        return latest
+
+
+class StopSignals:
+    """Whether SIGINT or SIGTERM arrived; a second SIGINT stops at once."""
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+
+    def handle(self, number: int, _frame: FrameType | None) -> None:
+        if self.received == signal.SIGINT and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.received = number
+
+    def as_error(self, text: str) -> TwoviewsError:
+        return Interrupted(f"interrupted, {text}") if self.received == signal.SIGINT else Terminated(text)
+
+
+@contextmanager
+def stop_signals() -> Iterator[StopSignals]:
+    """Catch SIGINT and SIGTERM inside the block; in another thread than the main one, nothing is caught."""
+    stop = StopSignals()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    before = {number: signal.signal(number, stop.handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _evaluation_steps(plan: Plan) -> set[int]:
+    return {round(plan.steps * (i + 1) / plan.evaluations) for i in range(plan.evaluations)} - {0}
