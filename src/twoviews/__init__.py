@@ -1,0 +1,75 @@
+"""Self-supervised visual representation learning: unlabelled images and a few labels in; an encoder, a classifier and
+an honest verdict out.
+
+>>> import twoviews
+>>> run = twoviews.pretrain("photos/", out="runs/a", encoder="resnet18", epochs=100)      # doctest: +SKIP
+>>> twoviews.evaluate(run, train="labelled/train", test="labelled/test")["verdict"]       # doctest: +SKIP
+
+Names are imported on first use, so that `import twoviews` and `twoviews --help` are quick.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Embeddings": "twoviews.evaluation.features",
+    "NTXentLoss": "twoviews.losses",
+    "Run": "twoviews.run",
+    "TwoviewsError": "twoviews.errors",
+    "build_encoder": "twoviews.encoders",
+    "embed": "twoviews.jobs.embed",
+    "evaluate": "twoviews.jobs.evaluate",
+    "load_corpus": "twoviews.data.corpus",
+    "load_encoder": "twoviews.encoders",
+    "nt_xent": "twoviews.losses",
+    "open_source": "twoviews.data.source",
+    "predict": "twoviews.jobs.classifier",
+    "pretrain": "twoviews.jobs.pretrain",
+    "resume": "twoviews.jobs.pretrain",
+    "write_report": "twoviews.report",
+}
+
+if TYPE_CHECKING:
+    from twoviews.data.corpus import load_corpus
+    from twoviews.data.source import open_source
+    from twoviews.encoders import build_encoder, load_encoder
+    from twoviews.errors import TwoviewsError
+    from twoviews.evaluation.features import Embeddings
+    from twoviews.jobs.classifier import predict
+    from twoviews.jobs.embed import embed
+    from twoviews.jobs.evaluate import evaluate
+    from twoviews.jobs.pretrain import pretrain, resume
+    from twoviews.losses import NTXentLoss, nt_xent
+    from twoviews.report import write_report
+    from twoviews.run import Run
+
+__all__ = [
+    "Embeddings",
+    "NTXentLoss",
+    "Run",
+    "TwoviewsError",
+    "__version__",
+    "build_encoder",
+    "embed",
+    "evaluate",
+    "load_corpus",
+    "load_encoder",
+    "nt_xent",
+    "open_source",
+    "predict",
+    "pretrain",
+    "resume",
+    "write_report",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'twoviews' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -19,7 +19,7 @@ from twoviews.data.corpus import Corpus, load_corpus, write_manifest, write_reje
 from twoviews.data.loading import fetch
 from twoviews.data.source import Spec
 from twoviews.encoders import Encoder, build_encoder, save_encoder, stem_choice, wrap_encoder
-from twoviews.errors import DataError, NotFiniteError, RefusedError, TwoviewsError, UsageError
+from twoviews.errors import DataError, NotFiniteError, RefusedError, TwoviewsError, UsageError, unknown_name
 from twoviews.jobs.online import health_evaluator, probe_evaluator
 from twoviews.methods import Method, build_method
 from twoviews.narrate import Narrator
@@ -28,7 +28,7 @@ from twoviews.run import Run, prepare_output, provenance, write_text
 from twoviews.training.checkpoint import load_checkpoint, restore, sha256_file
 from twoviews.training.loop import Evaluator, Plan, train, train_step
 from twoviews.training.optim import build_optimizer, parameter_groups, scaled_lr
-from twoviews.views.policies import NORMALIZATIONS, POLICIES, Views
+from twoviews.views.policies import NORMALIZATIONS, POLICIES, Views, find_policy
 from twoviews.views.sheet import contact_sheet
 
 RESERVE = 0.03
@@ -207,6 +207,22 @@ def resume(
     return _finish(run, job, corpus, evaluators, start=start, skipped=skipped, narrator=narrator)
 
 
+def build_views(config: Recipe, *, image_size: int) -> Views:
+    """The augmentation of a configuration."""
+    v = config.views
+    policy = find_policy(v.policy).with_options(min_scale=v.min_scale, strength=v.strength, blur=v.blur, flip=v.flip)
+    if v.normalization not in NORMALIZATIONS:
+        raise unknown_name("normalization", v.normalization, NORMALIZATIONS)
+    mean, std = NORMALIZATIONS[v.normalization]
+    return Views(policy, image_size=image_size, mean=mean, std=std)
+
+
+def native_size(corpus: Corpus) -> int | None:
+    """The images' own side in pixels when they are all of one size and stored as they are, else None."""
+    _, height, width, _ = corpus.values.shape
+    return min(height, width) if bool((corpus.sizes == (width, height)).all()) else None
+
+
 @dataclass(frozen=True)
 class _Job:
     """What a configuration and a corpus amount to, ready to train."""
@@ -225,12 +241,8 @@ class _Job:
 
 def _check_names(config: Recipe) -> None:
     """Refuse unknown names before anything is read or written."""
-    from twoviews.errors import unknown_name
-
-    if config.views.policy not in POLICIES:
-        raise unknown_name("view policy", config.views.policy, POLICIES)
-    if config.views.normalization not in NORMALIZATIONS:
-        raise unknown_name("normalization", config.views.normalization, NORMALIZATIONS)
+    build_views(config, image_size=8)
+    find_policy(config.evaluate.policy)
     probe = nn.Identity()
     probe.num_features = 8  # type: ignore[assignment]
     build_method(config.method.name, probe, options=config.method.options)
@@ -247,9 +259,9 @@ def _decide(config: Recipe, corpus: Corpus, *, asked_batch: bool, narrator: Narr
     data: dict[str, Any] = {"channels": channels}
     size = config.data.image_size
     if size is None:
-        native = bool((corpus.sizes == (width, height)).all())
-        size = min(height, width) if native else 96
-        reason = "the images' own size" if native else "images of several sizes; a small default that CPUs can train"
+        own = native_size(corpus)
+        size = own or 96
+        reason = "the images' own size" if own else "images of several sizes; a small default that CPUs can train"
         narrator.chose("image_size", size, reason)
         data["image_size"] = size
     if config.data.cache_side is None:
@@ -309,9 +321,6 @@ def _assemble(config: Recipe, corpus: Corpus, *, encoder: nn.Module | None, narr
     optimizer = build_optimizer(
         parameter_groups(method, weight_decay=optim.weight_decay), name=optim.name, momentum=optim.momentum
     )
-    v = config.views
-    policy = POLICIES[v.policy].with_options(min_scale=v.min_scale, strength=v.strength, blur=v.blur, flip=v.flip)
-    mean, std = NORMALIZATIONS[v.normalization]
     plan = Plan(
         steps=1,
         batch_size=batch,
@@ -325,7 +334,7 @@ def _assemble(config: Recipe, corpus: Corpus, *, encoder: nn.Module | None, narr
         keep_checkpoints=train.keep_checkpoints,
         evaluations=train.evaluations,
     )
-    views = Views(policy, image_size=size, mean=mean, std=std)
+    views = build_views(config, image_size=size)
     return _Job(config, compute, built, method, optimizer, views, plan)
 
 

@@ -1,0 +1,243 @@
+"""One function a command."""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from twoviews.cli.output import make_narrator, print_json, print_table
+from twoviews.errors import RefusedError, UsageError
+from twoviews.narrate import Narrator
+
+
+def demo(a: argparse.Namespace) -> None:
+    from twoviews.jobs.demo import demo as run_demo
+
+    run, results = run_demo(out=a.out, overwrite=a.overwrite, narrator=_narrator(a))
+    _show_results(results, run, as_json=a.json)
+
+
+def check(a: argparse.Namespace) -> None:
+    from twoviews.data.scan import scan
+
+    report = scan(a.data, download=a.download, narrator=_narrator(a))
+    if a.json:
+        print_json(report.to_dict())
+    else:
+        print(report)
+
+
+def views(a: argparse.Namespace) -> None:
+    from twoviews.jobs.sheet import draw_sheet
+
+    path = draw_sheet(
+        a.data,
+        out=a.out,
+        recipe=a.recipe,
+        image_size=a.image_size,
+        seed=a.seed,
+        download=a.download,
+        narrator=_narrator(a),
+    )
+    _show({"sheet": str(path)}, as_json=a.json)
+
+
+def pretrain(a: argparse.Namespace) -> None:
+    run = _pretrain(a, minutes=a.minutes, narrator=_narrator(a))
+    info = run.info()
+    shown = {"run": str(run.path), **{k: info[k] for k in ("steps", "epochs", "seconds", "encoder_sha256")}}
+    _show(shown, as_json=a.json)
+
+
+def resume(a: argparse.Namespace) -> None:
+    from twoviews.jobs.pretrain import resume as resume_run
+
+    run = resume_run(a.run, anyway=a.anyway, narrator=_narrator(a))
+    info = run.info()
+    shown = {"run": str(run.path), **{k: info[k] for k in ("steps", "epochs", "seconds", "encoder_sha256")}}
+    _show(shown, as_json=a.json)
+
+
+def evaluate(a: argparse.Namespace) -> None:
+    results = _evaluate(a, a.run, minutes=a.minutes, narrator=_narrator(a))
+    _show_results(results, a.run, as_json=a.json)
+
+
+def embed(a: argparse.Namespace) -> None:
+    from twoviews.jobs.embed import embed as embed_data
+
+    out = Path(a.out)
+    if out.exists() and not a.overwrite and (not out.is_dir() or any(out.iterdir())):
+        raise RefusedError(f"{out} is not empty: choose another --out or give --overwrite")
+    embeddings = embed_data(a.run, a.data, out=out, download=a.download, narrator=_narrator(a))
+    shown = {"out": str(out), "count": len(embeddings), "dimensions": embeddings.vectors.shape[1]}
+    _show(shown, as_json=a.json)
+
+
+def predict(a: argparse.Namespace) -> None:
+    from twoviews.jobs.classifier import predict as predict_data
+
+    predictions = predict_data(a.run, a.data, download=a.download, narrator=_narrator(a))
+    if a.json:
+        print_json([{"id": p.id, "label": p.label, "probability": p.probability} for p in predictions])
+    else:
+        import csv
+        import sys
+
+        sys.stdout.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]
+        writer = csv.writer(sys.stdout)
+        writer.writerow(["id", "label", "probability"])
+        writer.writerows([p.id, p.label, p.probability] for p in predictions)
+
+
+def report(a: argparse.Namespace) -> None:
+    from twoviews.report import write_report
+    from twoviews.run import Run
+
+    Run(a.run).info()
+    _show({"report": str(write_report(Path(a.run), out=Path(a.out) if a.out else None))}, as_json=a.json)
+
+
+def run(a: argparse.Namespace) -> None:
+    from twoviews.jobs.run import run_all
+
+    def pretrained(minutes: float | None, narrator: Narrator) -> Any:
+        return _pretrain(a, minutes=minutes, narrator=narrator)
+
+    def evaluated(path: Any, minutes: float | None, narrator: Narrator) -> Any:
+        return _evaluate(a, path, minutes=minutes, narrator=narrator)
+
+    finished, results = run_all(pretrained, evaluated, minutes=a.minutes, narrator=_narrator(a))
+    _show_results(results, finished.path, as_json=a.json)
+
+
+def recipes(a: argparse.Namespace) -> None:
+    from twoviews.recipes import recipe_names, recipe_summary, recipe_text
+
+    if a.show:
+        if len(a.show) != 2 or a.show[0] != "show":
+            raise UsageError(f"cannot read {' '.join(a.show)!r}: write twoviews recipes, or twoviews recipes show NAME")
+        print(recipe_text(a.show[1]), end="")
+        return
+    rows = [(name, recipe_summary(name)) for name in recipe_names()]
+    _list(("recipe", "what it is"), rows, as_json=a.json)
+
+
+def methods(a: argparse.Namespace) -> None:
+    from twoviews.methods import METHODS, method_options
+
+    rows = [
+        (name, (cls.__doc__ or "").splitlines()[0], ", ".join(f"{k}={v}" for k, v in method_options(name).items()))
+        for name, cls in METHODS.items()
+    ]
+    _list(("method", "what it is", "options (--set method.OPTION=VALUE)"), rows, as_json=a.json)
+
+
+def encoders(a: argparse.Namespace) -> None:
+    from twoviews.encoders import ENCODERS
+
+    _list(("encoder", "what it is"), list(ENCODERS.items()), as_json=a.json)
+    if not a.json:
+        print("any timm name works too, and torchvision:NAME")
+
+
+COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
+    "demo": demo,
+    "check": check,
+    "views": views,
+    "pretrain": pretrain,
+    "resume": resume,
+    "evaluate": evaluate,
+    "embed": embed,
+    "predict": predict,
+    "report": report,
+    "run": run,
+    "recipes": recipes,
+    "methods": methods,
+    "encoders": encoders,
+}
+
+
+def _narrator(a: argparse.Namespace) -> Narrator:
+    return make_narrator(quiet=a.quiet)
+
+
+def _pretrain(a: argparse.Namespace, *, minutes: float | None, narrator: Narrator) -> Any:
+    from twoviews.jobs.pretrain import pretrain as pretrain_data
+
+    return pretrain_data(
+        a.data,
+        out=a.out,
+        recipe=a.recipe,
+        encoder=a.encoder,
+        init=a.init,
+        image_size=a.image_size,
+        epochs=a.epochs,
+        minutes=minutes,
+        batch_size=a.batch_size,
+        seed=a.seed,
+        probe_data=a.probe_data,
+        settings=a.settings,
+        overwrite=a.overwrite,
+        download=a.download,
+        narrator=narrator,
+    )
+
+
+def _evaluate(a: argparse.Namespace, run: Any, *, minutes: float | None, narrator: Narrator) -> dict[str, Any]:
+    from twoviews.jobs.evaluate import evaluate as evaluate_run
+
+    return evaluate_run(
+        run,
+        train=a.train,
+        test=a.test,
+        val=a.val,
+        arms=a.arms.split(",") if a.arms else None,
+        labels_per_class=a.labels_per_class,
+        seeds=a.seeds,
+        minutes=minutes,
+        download=a.download,
+        narrator=narrator,
+    )
+
+
+def _show(values: dict[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        print_json(values)
+    else:
+        for name, value in values.items():
+            print(f"{name}: {value}")
+
+
+def _list(columns: tuple[str, ...], rows: list[tuple[str, ...]], *, as_json: bool) -> None:
+    if as_json:
+        print_json([dict(zip(columns, row, strict=True)) for row in rows])
+    else:
+        print_table(columns, rows)
+
+
+def _show_results(results: dict[str, Any], run: Any, *, as_json: bool) -> None:
+    """Test accuracy in %, mean and standard deviation over seeds; then the verdict."""
+    if as_json:
+        print_json(results)
+        return
+    budgets = results["protocol"]["labels_per_class"]
+    arms = list(dict.fromkeys(row["arm"] for row in results["rows"]))
+    table = []
+    for arm in arms:
+        cells: list[str] = [arm]
+        for budget in budgets:
+            values = [
+                100 * r["accuracy"] for r in results["rows"] if r["arm"] == arm and r["labels_per_class"] == budget
+            ]
+            spread = f" ± {stdev(values):.1f}" if len(values) > 1 else ""
+            cells.append(f"{mean(values):.1f}{spread}" if values else "-")
+        table.append(cells)
+    heads = ["all labels" if b == "all" else f"{b} a class" for b in budgets]
+    n = max(len({r["seed"] for r in results["rows"]}), 1)
+    print_table(["arm", *heads], table, title=f"test accuracy in %, mean ± sd over {n} label subsets")
+    for text in results["cut"]:
+        print(f"cut: {text}")
+    print(results["verdict"]["sentence"])
+    print(f"report: {Path(str(getattr(run, 'path', run))) / 'report.html'}")

@@ -1,0 +1,182 @@
+"""The command line: options, help texts, examples. Standard library only, so that `--help` is quick."""
+
+import argparse
+from difflib import get_close_matches
+from typing import NoReturn
+
+from twoviews import __version__
+
+DATA_HELP = (
+    "a folder of images, a CSV or JSONL manifest, a parquet file, .npy/.npz arrays, or one of digits, cifar10, cifar100, "
+    "stl10; NAME:SPLIT selects a split"
+)
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse with one-sentence errors that offer the nearest command or option."""
+
+    def error(self, message: str) -> NoReturn:
+        if "invalid choice: " in message and "choose from" in message:
+            given, _, rest = message.partition("invalid choice: ")[2].partition(" (choose from ")
+            known = [word.strip(" '\"") for word in rest.rstrip(")").split(",")]
+            near = get_close_matches(given.strip("'"), known, n=1, cutoff=0.5)
+            message = f"unknown command {given}: " + (
+                f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(known)}"
+            )
+        elif message.startswith("unrecognized arguments: "):
+            given = message.partition(": ")[2].split()[0]
+            known = sorted({o for action in self._all_actions() for o in action.option_strings if o.startswith("--")})
+            near = get_close_matches(given.partition("=")[0], known, n=1, cutoff=0.5)
+            message = f"unknown argument {given!r}" + (f": did you mean {near[0]}?" if near else "")
+        self.exit(2, f"twoviews: {message}\n(see {self.prog} --help)\n")
+
+    def _all_actions(self) -> list[argparse.Action]:
+        found = list(self._actions)
+        for action in self._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                for sub in action.choices.values():
+                    found += sub._actions
+        return found
+
+
+def build_parser() -> Parser:
+    """The whole command line."""
+    parser = Parser(
+        prog="twoviews",
+        description="Unlabelled images and a few labels in; an encoder, a classifier and an honest verdict out.",
+        epilog="start with: twoviews demo",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"twoviews {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
+
+    def command(name: str, text: str, example: str) -> Parser:
+        sub: Parser = commands.add_parser(
+            name,
+            help=text,
+            description=text,
+            epilog=f"example:  {example}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        return sub
+
+    sub = command("demo", "pretrain and compare on the embedded digits, offline", "twoviews demo --out runs/demo")
+    sub.add_argument("--out", default="runs/demo", help="run directory (default: %(default)s)")
+    _overwrite(sub)
+    _common(sub)
+
+    sub = command("check", "say what is in the data and what is wrong with it", "twoviews check photos/")
+    sub.add_argument("data", metavar="DATA", help=DATA_HELP)
+    _download(sub)
+    _common(sub)
+
+    sub = command("views", "draw a contact sheet of the augmentations", "twoviews views photos/ --out sheet.png")
+    sub.add_argument("data", metavar="DATA", help=DATA_HELP)
+    sub.add_argument("--out", required=True, help="PNG file to write")
+    _recipe(sub)
+    sub.add_argument("--image-size", type=int, help="side of a view in pixels")
+    sub.add_argument("--seed", type=int, help="seed of the draws")
+    _download(sub)
+    _common(sub)
+
+    sub = command("pretrain", "train an encoder without labels", "twoviews pretrain photos/ --out runs/a --minutes 60")
+    sub.add_argument("data", metavar="DATA", help=DATA_HELP)
+    _pretraining(sub)
+    _common(sub)
+
+    sub = command("resume", "continue an interrupted run, to the same bytes", "twoviews resume runs/a")
+    sub.add_argument("run", metavar="RUN", help="run directory")
+    sub.add_argument("--anyway", action="store_true", help="also on other hardware, without the promise of equal bytes")
+    _common(sub)
+
+    sub = command(
+        "evaluate",
+        "compare the encoder with a supervised baseline on a few labels",
+        "twoviews evaluate runs/a --train labelled/train --test labelled/test --labels-per-class 1,5,10,all",
+    )
+    sub.add_argument("run", metavar="RUN", help="run directory")
+    _evaluating(sub, required=True)
+    sub.add_argument("--minutes", type=float, help="time for the whole comparison; what was cut is said")
+    _download(sub)
+    _common(sub)
+
+    sub = command("embed", "write the encoder's vectors", "twoviews embed runs/a photos/ --out vectors/")
+    sub.add_argument("run", metavar="RUN", help="run directory")
+    sub.add_argument("data", metavar="DATA", help=DATA_HELP)
+    sub.add_argument("--out", required=True, help="folder for vectors.npy, index.csv and meta.json")
+    _overwrite(sub)
+    _download(sub)
+    _common(sub)
+
+    sub = command("predict", "classify with the classifier that evaluate fitted", "twoviews predict runs/a photos/")
+    sub.add_argument("run", metavar="RUN", help="run directory")
+    sub.add_argument("data", metavar="DATA", help=DATA_HELP)
+    _download(sub)
+    _common(sub)
+
+    sub = command("report", "write the run's page", "twoviews report runs/a")
+    sub.add_argument("run", metavar="RUN", help="run directory")
+    sub.add_argument("--out", help="HTML file to write (default: RUN/report.html)")
+    _common(sub)
+
+    sub = command(
+        "run",
+        "pretrain, evaluate and report in one go",
+        "twoviews run photos/ --train labelled/train --test labelled/test --minutes 60 --out runs/a",
+    )
+    sub.add_argument("data", metavar="DATA", help=DATA_HELP)
+    _pretraining(sub)
+    _evaluating(sub, required=True)
+    _common(sub)
+
+    sub = command("recipes", "list the named recipes, or show one", "twoviews recipes show cifar10-cpu")
+    sub.add_argument("show", nargs="*", metavar="show NAME", help="print a recipe as TOML")
+    _common(sub)
+
+    for name, text in (("methods", "list the methods and their options"), ("encoders", "list built-in and usual encoders")):
+        _common(command(name, text, f"twoviews {name}"))
+    return parser
+
+
+def _pretraining(sub: Parser) -> None:
+    sub.add_argument("--out", required=True, help="run directory")
+    _recipe(sub)
+    sub.add_argument("--encoder", help="name of the network: see twoviews encoders; any timm or torchvision name")
+    sub.add_argument("--init", help="start from 'pretrained' (timm's public weights) or a .safetensors file")
+    sub.add_argument("--image-size", type=int, help="side of a view in pixels")
+    length = sub.add_mutually_exclusive_group()
+    length.add_argument("--epochs", type=int, help="passes over the data")
+    length.add_argument("--minutes", type=float, help="time to use; the number of steps is fixed at the start and recorded")
+    sub.add_argument("--batch-size", type=int, help="samples a step")
+    sub.add_argument("--seed", type=int, help="decides initial weights, order and augmentation")
+    sub.add_argument("--probe-data", metavar="DATA", help="labelled data for online kNN and linear probe; not trained on")
+    sub.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="settings", help="any section.key=value")
+    _overwrite(sub)
+    _download(sub)
+
+
+def _evaluating(sub: Parser, *, required: bool) -> None:
+    sub.add_argument("--train", required=required, metavar="DATA", help="labelled data to learn from")
+    sub.add_argument("--test", required=required, metavar="DATA", help="labelled data for the reported numbers")
+    sub.add_argument("--val", metavar="DATA", help="labelled data for choosing settings (default: a fifth of train)")
+    sub.add_argument("--arms", help="comma-separated: knn,linear,finetune,supervised,random-linear,pixels-linear,pixels-knn")
+    sub.add_argument("--labels-per-class", default="1,5,10,all", help="label budgets (default: %(default)s)")
+    sub.add_argument("--seeds", type=int, default=5, help="label subsets a budget (default: %(default)s)")
+
+
+def _recipe(sub: Parser) -> None:
+    sub.add_argument("--recipe", default="default", help="a name from twoviews recipes, or a TOML file (default: %(default)s)")
+
+
+def _overwrite(sub: Parser) -> None:
+    sub.add_argument("--overwrite", action="store_true", help="replace what is in the output folder")
+
+
+def _download(sub: Parser) -> None:
+    sub.add_argument("--download", action="store_true", help="allow fetching a named data set")
+
+
+def _common(sub: Parser) -> None:
+    sub.add_argument("--json", action="store_true", help="print the result as JSON")
+    sub.add_argument("--quiet", action="store_true", help="say nothing but results and errors")

@@ -1,0 +1,43 @@
+"""A contact sheet of the augmentations, before any training."""
+
+from pathlib import Path
+
+import torch
+
+from twoviews.config import make_recipe
+from twoviews.data.corpus import load_corpus
+from twoviews.data.loading import fetch
+from twoviews.data.source import Spec
+from twoviews.errors import ResourceError
+from twoviews.jobs.pretrain import build_views, native_size
+from twoviews.narrate import Narrator
+from twoviews.recipes import load_recipe
+from twoviews.views.sheet import contact_sheet
+
+
+def draw_sheet(
+    data: Spec,
+    *,
+    out: str | Path,
+    recipe: str | Path = "default",
+    image_size: int | None = None,
+    seed: int | None = None,
+    download: bool = False,
+    narrator: Narrator | None = None,
+) -> Path:
+    """Write a PNG: each row an image, first as stored, then as training would see it."""
+    narrator = narrator or Narrator()
+    options = {"data": {"image_size": image_size}, "train": {"seed": seed}}
+    config = make_recipe(load_recipe(recipe), options)
+    side = config.data.cache_side or round(1.25 * (config.data.image_size or 96))
+    corpus = load_corpus(data, cache_side=side, channels=config.data.channels, download=download, narrator=narrator)
+    views = build_views(config, image_size=config.data.image_size or native_size(corpus) or 96)
+    step = max(1, len(corpus) // 8)
+    batch = fetch(corpus, range(0, len(corpus), step)[:8], device=torch.device("cpu"))
+    path = Path(out)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        contact_sheet(batch, views, seed=config.train.seed).save(path, format="PNG")
+    except OSError as error:
+        raise ResourceError(f"cannot write {path}: {error.strerror or error}") from None
+    return path

@@ -1,0 +1,277 @@
+"""Charts as inline SVG, from plain numbers: geometry only, colours come from the page's CSS variables.
+
+Nothing here carries a style attribute or a script, so the page can forbid both. Text is escaped.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup, escape
+
+Point = tuple[float, float]
+
+_CORNERS = {
+    "square": ((-0.9, -0.9), (0.9, -0.9), (0.9, 0.9), (-0.9, 0.9)),
+    "diamond": ((0, -1.25), (1.25, 0), (0, 1.25), (-1.25, 0)),
+    "triangle": ((0, -1.2), (1.2, 0.9), (-1.2, 0.9)),
+}
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A range and its ticks (position, text), in the units of the data."""
+
+    low: float
+    high: float
+    ticks: tuple[tuple[float, str], ...]
+    title: str = ""
+    scale: float = 1.0
+    """What a value is multiplied by when it is written: 100 for per cent."""
+
+    def place(self, value: float, start: float, stop: float) -> float:
+        """Where a value lies between two page coordinates."""
+        return start + (value - self.low) / (self.high - self.low) * (stop - start)
+
+
+@dataclass(frozen=True)
+class Line:
+    """A series: name, CSS class, points, and for some a band (x, low, high), titled markers, an end text."""
+
+    name: str
+    css: str
+    points: tuple[Point, ...]
+    band: tuple[tuple[float, float, float], ...] = ()
+    titles: tuple[str, ...] = ()
+    end: str = ""
+    marker: str = ""
+
+
+def element(name: str, attributes: Mapping[str, object], *children: str | Markup) -> Markup:
+    """One element with every attribute and every child escaped that is not already markup."""
+    opened = "".join(
+        f' {key}="{escape(_plain(value))}"' for key, value in attributes.items() if value is not None
+    )
+    return Markup(f"<{name}{opened}>{''.join(escape(child) for child in children)}</{name}>")
+
+
+def linear_axis(low: float, high: float, *, title: str = "", count: int = 5, scale: float = 1.0) -> Axis:
+    """An axis over [low, high] with round ticks, widened to them. `scale` multiplies the tick texts."""
+    if high - low < 1e-9 * max(abs(low), abs(high), 1.0):
+        pad = max(abs(low) * 0.1, 0.05)
+        low, high = low - pad, high + pad
+    raw = (high - low) / count
+    power = 10.0 ** math.floor(math.log10(raw))
+    step = next(power * nice for nice in (1, 2, 2.5, 5, 10) if power * nice >= raw * 0.999)
+    first, last = math.floor(low / step + 1e-6), math.ceil(high / step - 1e-6)
+    digits = max(0, -math.floor(math.log10(step * scale) + 1e-9))
+    digits += 1 if abs(round(step * scale, digits) - step * scale) > 1e-9 * step * scale else 0
+    ticks = tuple((i * step, f"{i * step * scale:,.{digits}f}") for i in range(first, last + 1))
+    return Axis(first * step, last * step, ticks, title, scale)
+
+
+def line_chart(
+    lines: Sequence[Line],
+    *,
+    x: Axis,
+    y: Axis,
+    width: int,
+    height: int,
+    label: str,
+    right: int = 14,
+    reference: tuple[float, str] | None = None,
+    gap: float | None = None,
+) -> Markup:
+    """Lines over a grid, with bands, markers, texts at the ends, a dotted reference level and an axis gap.
+
+    `right` is the margin in which the texts at the ends stand; `gap` is an x at which the axis is broken.
+    """
+    left, top, bottom = 44, 14, height - 40
+    stop = width - right
+
+    def at(point: Point) -> Point:
+        return x.place(point[0], left, stop), y.place(point[1], bottom, top)
+
+    parts = [_grid(x, y, left=left, top=top, bottom=bottom, stop=stop)]
+    if gap is not None:
+        where = x.place(gap, left, stop)
+        parts.append(_path(f"M{_plain(where - 6)} {bottom + 5}l4 -10m3 10l4 -10", "gap"))
+    if reference is not None:
+        level = y.place(reference[0], bottom, top)
+        parts.append(_path(f"M{left} {_plain(level)}H{stop}", "reference"))
+        parts.append(_text(reference[1], stop - 2, level - 5, "note end"))
+    for line in lines:
+        if len(line.band) > 1:
+            upper = [at((px, high)) for px, _, high in line.band]
+            lower = [at((px, low)) for px, low, _ in reversed(line.band)]
+            parts.append(
+                element("polygon", {"class": f"band {line.css}", "points": _points([*upper, *lower])})
+            )
+        elif line.band and line.band[0][1] < line.band[0][2]:
+            px, low, high = line.band[0]
+            start, end = at((px, low)), at((px, high))
+            d = f"M{_points([start])}L{_points([end])}"
+            parts.append(_path(d, f"spread {line.css}"))
+    for index, line in enumerate(lines):
+        places = [at(point) for point in line.points]
+        drawn = {
+            "class": f"line {line.css}",
+            "points": _points(places),
+            "data-name": line.name,
+            "data-index": index,
+        }
+        parts.append(element("polyline", drawn))
+        if line.marker or line.titles:
+            titles = line.titles or ("",) * len(places)
+            marks = [
+                marker(line.marker, p, css=line.css, title=t) for p, t in zip(places, titles, strict=True)
+            ]
+            parts.append(element("g", {"data-of": index}, *marks))
+    ends = [(at(line.points[-1]), line) for line in lines if line.end and line.points]
+    for height_at, (place, line) in zip(_spread([p[1] for p, _ in ends], top, bottom), ends, strict=True):
+        parts.append(_text(line.end, place[0] + 9, height_at + 4, f"end-label {line.css}"))
+    frame = {
+        "class": "chart",
+        "viewBox": f"0 0 {width} {height}",
+        "role": "img",
+        "aria-label": label,
+        "data-box": f"{left} {stop} {bottom} {top}",
+        "data-range": f"{x.low} {x.high} {y.low} {y.high}",
+        "data-x": x.title,
+        "data-scale": y.scale,
+    }
+    return element("svg", frame, *parts)
+
+
+def marker(shape: str, place: Point, *, css: str, title: str = "", size: float = 4.5) -> Markup:
+    """A circle, square, diamond or triangle: shape doubles what colour says. "" is a title only."""
+    px, py = place
+    corners = [(px + size * dx, py + size * dy) for dx, dy in _CORNERS.get(shape, ())]
+    inside = (element("title", {}, title),) if title else ()
+    if corners:
+        return element("polygon", {"class": f"mark {css}", "points": _points(corners)}, *inside)
+    return element(
+        "circle", {"class": f"mark {css}" if shape else "hit", "cx": px, "cy": py, "r": size}, *inside
+    )
+
+
+def swatch(css: str, shape: str) -> Markup:
+    """A short piece of a line, for legends."""
+    line = element("polyline", {"class": f"line {css}", "points": "1,7 27,7"})
+    mark = marker(shape, (14, 7), css=css) if shape else Markup()
+    return element("svg", {"class": "swatch", "viewBox": "0 0 28 14", "aria-hidden": "true"}, line, mark)
+
+
+def interval(low: float, mean: float, high: float, *, reach: tuple[float, float]) -> Markup:
+    """A difference with its interval beside zero, drawn within `reach`, which holds zero."""
+    axis = Axis(*reach, ())
+    start, middle, stop = (axis.place(value, 6, 154) for value in (low, mean, high))
+    parts = [
+        _path(f"M{_plain(axis.place(0.0, 6, 154))} 1V17", "axis"),
+        _path(f"M{_plain(start)} 9H{_plain(stop)}", "whisker"),
+        marker("circle", (middle, 9), css="s-difference", size=4),
+    ]
+    return element("svg", {"class": "interval", "viewBox": "0 0 160 18", "aria-hidden": "true"}, *parts)
+
+
+def confusion_matrix(matrix: Sequence[Sequence[int]], classes: Sequence[str]) -> Markup:
+    """Rows are true classes, columns predicted ones; the shade is the part of the row, the text the count."""
+    count = len(matrix)
+    names = [_short(classes[i] if i < len(classes) else str(i), 12) for i in range(count)]
+    named = count <= 40
+    longest = max((len(name) for name in names), default=0) if named else 0
+    room = 26 + 6.4 * longest
+    cell = max(7.0, min(34.0, 560 / max(count, 1)))
+    side = cell * count
+    parts: list[Markup] = [_text("predicted", room + side / 2, 12, "axis-title middle")]
+    parts.append(_turned("true", 10, room + side / 2, "axis-title middle", angle=-90))
+    parts.append(element("rect", {"class": "field", "x": room, "y": room, "width": side, "height": side}))
+    for i, row in enumerate(matrix):
+        total = sum(row)
+        middle = room + (i + 0.5) * cell
+        if named:
+            parts.append(_text(names[i], room - 6, middle + 4, "tick end"))
+            if longest <= 2:
+                parts.append(_text(names[i], middle, room - 7, "tick middle"))
+            else:
+                parts.append(_turned(names[i], middle + 4, room - 7, "tick", angle=-90))
+        for j, value in enumerate(row):
+            if not value or not total:
+                continue
+            part = value / total
+            box: dict[str, object] = {
+                "class": "cell" if i == j else "cell wrong",
+                "fill-opacity": f"{0.08 + 0.92 * part:.3f}",
+                "x": room + j * cell + 0.5,
+                "y": room + i * cell + 0.5,
+                "width": cell - 1,
+                "height": cell - 1,
+            }
+            true, predicted = (classes[k] if k < len(classes) else str(k) for k in (i, j))
+            title = f"true {true}, predicted {predicted}: {value} of {total}"
+            parts.append(element("rect", box, element("title", {}, title)))
+            if cell >= 17:
+                css = "count middle strong" if part > 0.5 else "count middle"
+                parts.append(_text(str(value), room + (j + 0.5) * cell, middle + 4, css))
+    frame = {"class": "confusion", "viewBox": f"0 0 {_plain(room + side + 2)} {_plain(room + side + 2)}"}
+    return element("svg", frame | {"role": "img", "aria-label": "confusion matrix"}, *parts)
+
+
+def _grid(x: Axis, y: Axis, *, left: int, top: int, bottom: int, stop: int) -> Markup:
+    parts = []
+    for value, text in y.ticks:
+        level = y.place(value, bottom, top)
+        parts.append(_path(f"M{left} {_plain(level)}H{stop}", "grid"))
+        parts.append(_text(text, left - 7, level + 4, "tick end"))
+    for value, text in x.ticks:
+        where = x.place(value, left, stop)
+        parts.append(_path(f"M{_plain(where)} {bottom}v4", "axis"))
+        parts.append(_text(text, where, bottom + 18, "tick middle"))
+    parts.append(_path(f"M{left} {bottom}H{stop}", "axis"))
+    parts.append(_text(x.title, (left + stop) / 2, bottom + 35, "axis-title middle"))
+    return Markup("").join(parts)
+
+
+def _spread(heights: Sequence[float], top: float, bottom: float) -> list[float]:
+    """The heights moved apart by a line of text each, as little as need be, in the same order."""
+    line = 14.0
+    order = sorted(range(len(heights)), key=lambda i: heights[i])
+    moved = [heights[i] for i in order]
+    for _ in range(40):
+        for i in range(len(moved) - 1):
+            lack = line - (moved[i + 1] - moved[i])
+            if lack > 0:
+                moved[i] -= lack / 2
+                moved[i + 1] += lack / 2
+        if moved:
+            shift = max(0.0, top - moved[0]) - max(0.0, moved[-1] - bottom)
+            moved = [value + shift for value in moved] if moved[-1] - moved[0] <= bottom - top else moved
+    placed = dict(zip(order, moved, strict=True))
+    return [placed[i] for i in range(len(heights))]
+
+
+def _path(d: str, css: str) -> Markup:
+    return element("path", {"class": css, "d": d})
+
+
+def _text(text: str, x: float, y: float, css: str) -> Markup:
+    return element("text", {"class": css, "x": x, "y": y}, text)
+
+
+def _turned(text: str, x: float, y: float, css: str, *, angle: int) -> Markup:
+    return element(
+        "text", {"class": css, "transform": f"translate({_plain(x)} {_plain(y)}) rotate({angle})"}, text
+    )
+
+
+def _points(places: Sequence[Point]) -> str:
+    return " ".join(f"{_plain(px)},{_plain(py)}" for px, py in places)
+
+
+def _short(text: str, length: int) -> str:
+    return text if len(text) <= length else text[: length - 1] + "…"
+
+
+def _plain(value: object) -> str:
+    """One decimal is a tenth of a pixel: enough, and half the bytes."""
+    return f"{value:.1f}".removesuffix(".0") if isinstance(value, float) else str(value)

@@ -1,0 +1,204 @@
+"""The files of a run directory as types. What is only shown may have any type; what is drawn is checked."""
+
+import math
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+
+def _finite_or_none(value: object) -> object:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+Number = Annotated[float | None, BeforeValidator(_finite_or_none)]
+
+
+class Part(BaseModel):
+    """Keys that a newer version adds are passed over, so that old and new runs both have a report."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True, coerce_numbers_to_str=True)
+
+
+class Decision(Part):
+    """A derived value and why it was chosen."""
+
+    value: Any = None
+    reason: str = ""
+
+
+class Info(Part):
+    """`run.json`. What is only shown may have any type."""
+
+    twoviews: Any = None
+    created: Any = None
+    status: str | None = None
+    command: list[str] = []
+    python: Any = None
+    torch: Any = None
+    torchvision: Any = None
+    timm: Any = None
+    platform: Any = None
+    cpu: Any = None
+    threads: Any = None
+    device: Any = None
+    precision: Any = None
+    seed: Any = None
+    git: dict[str, Any] | None = None
+    encoder: Any = None
+    data: dict[str, Any] | None = None
+    step: int | None = None
+    steps: int | None = None
+    epochs: Number = None
+    batch_size: int | None = None
+    seconds: Number = None
+    images_per_second: Number = None
+    encoder_sha256: str | None = None
+    chance_loss: Number = None
+    decisions: dict[str, Decision] = {}
+
+
+class Metric(Part):
+    """A line of `metrics.jsonl`: a training step, or an evaluation on the way."""
+
+    step: int
+    event: str | None = None
+    loss: Number = None
+    contrastive_accuracy: Number = None
+    effective_rank: Number = None
+    alignment: Number = None
+    uniformity: Number = None
+    online_knn: Number = None
+    online_linear: Number = None
+
+
+class Row(Part):
+    """One trained or fitted classifier of the comparison; scores are fractions of 1."""
+
+    arm: str
+    labels_per_class: int | Literal["all"]
+    seed: int | None = None
+    accuracy: Number = None
+    balanced_accuracy: Number = None
+    precision_macro: Number = None
+    recall_macro: Number = None
+    f1_macro: Number = None
+
+
+class Comparison(Part):
+    """Paired difference in accuracy, arm minus against, with its interval; fractions of 1."""
+
+    labels_per_class: int | Literal["all"]
+    arm: str
+    against: str
+    mean_difference: Number = None
+    low: Number = None
+    high: Number = None
+    n: int | None = None
+    conclusion: str = ""
+
+
+class Verdict(Part):
+    """The sentence, and what it rests on."""
+
+    sentence: str
+    primary_arm: str | None = None
+    comparisons: list[Comparison] = []
+
+
+class ClassScore(Part):
+    """Scores of one class on test."""
+
+    name: str = Field(alias="class")
+    precision: Number = None
+    recall: Number = None
+    f1: Number = None
+    support: int | None = None
+
+
+class Classifier(Part):
+    """The classifier that `predict` uses."""
+
+    arm: str | None = None
+    labels_per_class: int | Literal["all"] | None = None
+    accuracy: Number = None
+    per_class: list[ClassScore] = []
+    confusion: list[list[int]] = []
+
+    @model_validator(mode="after")
+    def _square(self) -> "Classifier":
+        if any(len(row) != len(self.confusion) for row in self.confusion):
+            raise ValueError("the confusion matrix is not square")
+        return self
+
+
+class Results(Part):
+    """`evaluation/results.json`."""
+
+    rows: list[Row] = []
+    protocol: dict[str, Any] = {}
+    verdict: Verdict | None = None
+    classes: list[str] = []
+    classifier: Classifier | None = None
+    cut: list[Any] = []
+    excluded: list[Any] = []
+
+
+class CurvePoint(Part):
+    """A line of `evaluation/curves.jsonl`."""
+
+    arm: str
+    labels_per_class: int | Literal["all"]
+    seed: int | None = None
+    update: int
+    train_loss: Number = None
+    val_accuracy: Number = None
+
+
+class Neighbour(Part):
+    """An image of the gallery and its cosine similarity to the query."""
+
+    index: int
+    similarity: Number = None
+
+
+class Query(Part):
+    """An image of the gallery and those nearest to it."""
+
+    query: int
+    nearest: list[Neighbour] = []
+
+
+class Gallery(Part):
+    """`evaluation/gallery.json`: tile i of the sprite at column i % columns, row i // columns."""
+
+    tile: int = 48
+    columns: int = 20
+    ids: list[str] = []
+    labels: list[int] = []
+    classes: list[str] = []
+    predicted: list[int] | None = None
+    xy: list[tuple[float, float]] = []
+    neighbours: list[Query] = []
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Gallery":
+        count = len(self.ids)
+        if self.tile < 1 or self.columns < 1:
+            raise ValueError("tile and columns must be at least 1")
+        for name in ("labels", "predicted", "xy"):
+            found = len(getattr(self, name) or ())
+            if found not in (0, count):
+                raise ValueError(f"{found} {name} for {count} ids")
+        if any(not -1 <= label < len(self.classes) for label in (*self.labels, *(self.predicted or ()))):
+            raise ValueError(f"a label is not among the {len(self.classes)} classes")
+        shown = [i for q in self.neighbours for i in (q.query, *(n.index for n in q.nearest))]
+        if any(not 0 <= index < count for index in shown):
+            raise ValueError(f"a neighbour is not among the {count} ids")
+        if not all(math.isfinite(value) for point in self.xy for value in point):
+            raise ValueError("a map position is not finite")
+        return self
+
+    def class_of(self, index: int, *, predicted: bool = False) -> str | None:
+        """Name of the true (or predicted) class of an image, `None` where there is none."""
+        labels = self.predicted if predicted else self.labels
+        return self.classes[labels[index]] if labels and labels[index] >= 0 else None

@@ -1,0 +1,233 @@
+"""Colour operations with one set of parameters a sample: pure functions of images and parameters.
+
+    n  images      C  channels, 1 or 3      H, W  height and width      factors: (n,) float32
+    images: (n, C, H, W) float32 in [0, 1]; so are the results, in a new tensor
+
+Each equals torchvision's functional of the same name, image by image, in float32. Saturation, hue and
+grayscale leave images of one channel as they are, as torchvision does.
+
+The code avoids comparisons, `where` and `remainder`: torch does not vectorise them on CPUs, and each costs as
+much as ten to fifty additions.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+GREY = (0.2989, 0.587, 0.114)
+"""torchvision's luma weights; they sum to 0.9999."""
+
+BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
+"""The numbers of the four operations in an `order`."""
+
+_IDENTITY = 4
+# A working set that stays in a core's second-level cache.
+_CHUNK_PIXELS = 1 << 16
+
+
+def _column(values: Tensor) -> Tensor:
+    return values.view(-1, 1, 1, 1)
+
+
+def _luma(images: Tensor, weights: tuple[float, float, float] = GREY) -> Tensor:
+    """(n, 1, H, W); the image itself, not a copy, where it has one channel."""
+    if images.shape[1] == 1:
+        return images
+    grey = images[:, :1] * weights[0]
+    return grey.add_(images[:, 1:2], alpha=weights[1]).add_(images[:, 2:], alpha=weights[2])
+
+
+def _mean(planes: Tensor) -> Tensor:
+    """(n, C, H, W) to (n, C, 1, 1)."""
+    # Rows first: one long sum may be split among threads, and then its rounding depends on the batch.
+    return planes.sum(3, keepdim=True).sum(2, keepdim=True).div_(planes.shape[2] * planes.shape[3])
+
+
+def brightness(images: Tensor, factors: Tensor) -> Tensor:
+    """clamp(f x): black at 0, unchanged at 1.
+
+    >>> brightness(torch.full((2, 3, 4, 4), 0.5), torch.tensor([0.5, 1.0]))[:, 0, 0, 0]
+    tensor([0.2500, 0.5000])
+    """
+    return (images * _column(factors)).clamp_(0, 1)
+
+
+def contrast(images: Tensor, factors: Tensor) -> Tensor:
+    """clamp(f x + (1 - f) m), m the mean grey of the image."""
+    factors = _column(factors)
+    return (images * factors).add_(_mean(_luma(images)) * (1 - factors)).clamp_(0, 1)
+
+
+def saturation(images: Tensor, factors: Tensor) -> Tensor:
+    """clamp(f x + (1 - f) g), g the grey of each pixel."""
+    if images.shape[1] == 1:
+        return images.clone()
+    factors = _column(factors)
+    return (images * factors).add_(_luma(images) * (1 - factors)).clamp_(0, 1)
+
+
+def hue(images: Tensor, shifts: Tensor) -> Tensor:
+    """Turn the hue of HSV by `shifts` turns, in [-0.5, 0.5]; value and chroma stay."""
+    return images.clone() if images.shape[1] == 1 else _turn_hue(images.clone(), shifts)
+
+
+def _turn_hue(images: Tensor, shifts: Tensor) -> Tensor:
+    """`hue`, into `images`.
+
+    With lo and hi the smallest and largest channel and c = hi - lo, the distance of the hue from red is
+    1 + (g + b - r - lo) / c sixths of a turn, to the side of green where g >= b, and back
+    r = lo + c clamp(|h - 3| - 1), g = hi - c clamp(|h - 2| - 1), b = hi - c clamp(|h - 4| - 1), h in [0, 6).
+    """
+    r, g, b = images.unbind(1)
+    high, low, chroma, turned, work = r.new_empty(5, *r.shape).unbind(0)
+    torch.maximum(torch.maximum(r, g, out=high), b, out=high)
+    torch.minimum(torch.minimum(r, g, out=low), b, out=low)
+    torch.sub(high, low, out=chroma)
+    # Grey pixels: 0 / tiny, and whatever hue they get is multiplied by no chroma.
+    torch.clamp_min(chroma, 1e-30, out=work)
+    torch.add(g, b, out=turned).sub_(r).sub_(low).div_(work).add_(1)
+    torch.copysign(turned, torch.sub(g, b, out=work), out=turned).add_((shifts * 6).view(-1, 1, 1))
+    turned.sub_(torch.mul(turned, 1 / 6, out=work).floor_(), alpha=6)
+    low.sub_(chroma)
+    high.add_(chroma)
+    # clamp(d - 1, 0, 1) = clamp(d, 1, 2) - 1; the 1 went into `low` and `high`.
+    torch.addcmul(low, chroma, torch.sub(turned, 3, out=work).abs_().clamp_(1, 2), out=r)
+    torch.addcmul(high, chroma, torch.sub(turned, 2, out=work).abs_().clamp_(1, 2), value=-1, out=g)
+    torch.addcmul(high, chroma, torch.sub(turned, 4, out=work).abs_().clamp_(1, 2), value=-1, out=b)
+    return images.clamp_(0, 1)
+
+
+def grayscale(images: Tensor) -> Tensor:
+    """The grey of each pixel, in as many channels as before."""
+    return images.clone() if images.shape[1] == 1 else _luma(images).expand_as(images).contiguous()
+
+
+def solarize(images: Tensor, thresholds: Tensor) -> Tensor:
+    """1 - x where x >= threshold, else x."""
+    return torch.where(images >= _column(thresholds), 1 - images, images)
+
+
+def color_jitter(images: Tensor, *, factors: Tensor, shifts: Tensor, order: Tensor) -> Tensor:
+    """Brightness, contrast, saturation and hue, in each sample's own order, clamped after each.
+
+    factors: (n, 3) brightness, contrast, saturation; shifts: (n,) hue; order: (n, 4) int64, rows permutations of
+    BRIGHTNESS, CONTRAST, SATURATION, HUE. Equal to torchvision's functions one after the other (1e-4).
+    """
+    return jitter_(images.clone(), factors=factors, shifts=shifts, order=order, active=None)
+
+
+def jitter_(
+    images: Tensor, *, factors: Tensor, shifts: Tensor | None, order: Tensor, active: Tensor | None
+) -> Tensor:
+    """`color_jitter` into `images`, of the samples that are `active` ((n,) bool) or of all; no shifts, no hue.
+
+    Brightness, contrast and saturation are all clamp(f x + (1 - f) m) with another m, so a pass can do another one
+    for each sample. Hue, the dear one, runs once, up to three passes before it and up to three after.
+    """
+    when = (order == HUE).to(torch.uint8).argmax(1)
+    if images.device.type != "cpu":
+        # Counting samples would wait for the device: inactive ones and surplus passes do nothing instead.
+        if active is not None:
+            factors = torch.where(active.unsqueeze(1), factors, 1.0)
+            shifts = None if shifts is None else torch.where(active, shifts, 0.0)
+        slots = _slots(factors, order, when, channels=images.shape[1])
+        everything = len(images)
+        _run_slots(images, slots, shifts, before=(0, 0, 0), after=(everything,) * 3)
+        return images
+    if active is not None:
+        when = torch.where(active, when, 4)
+    # Sorted by the place of hue, the samples that still need a pass are one slice.
+    by_place = when.argsort(stable=True)
+    by_place = by_place[: int((when < 4).sum())]
+    when = when[by_place]
+    slots = _slots(factors[by_place], order[by_place], when, channels=images.shape[1])
+    shifts = None if shifts is None else shifts[by_place]
+    step = max(_CHUNK_PIXELS // (images.shape[2] * images.shape[3]), 1)
+    scratch = torch.empty_like(images[:step])
+    for start in range(0, len(by_place), step):
+        part = slice(start, start + step)
+        places = when[part].tolist()
+        chunk = torch.index_select(images, 0, by_place[part], out=scratch[: len(places)])
+        _run_slots(
+            chunk,
+            slots[part],
+            None if shifts is None else shifts[part],
+            before=tuple(sum(place <= k for place in places) for k in range(3)),
+            after=tuple(sum(place < 3 - k for place in places) for k in range(3)),
+        )
+        images.index_copy_(0, by_place[part], chunk)
+    return images
+
+
+def _slots(factors: Tensor, order: Tensor, when: Tensor, *, channels: int) -> Tensor:
+    """(n, 6, 3): for the three passes before hue and the three after, f and what m takes of mean and of grey."""
+    if channels == 1:
+        factors = torch.cat([factors[:, :2], torch.ones_like(factors[:, :1])], dim=1)
+    slot = torch.arange(3, device=order.device)
+    when = when.unsqueeze(1)
+    padded = torch.cat([order, torch.full_like(order, _IDENTITY)], dim=1)
+    before = torch.where(slot < when, padded[:, :3], _IDENTITY)
+    after = padded.gather(1, (when + 1 + slot).clamp_max_(7))
+    kind = torch.cat([before, after], dim=1)
+    f = torch.cat([factors, torch.ones_like(factors[:, :2])], dim=1).gather(1, kind)
+    return torch.stack([f, (1 - f) * (kind == CONTRAST), (1 - f) * (kind == SATURATION)], dim=2)
+
+
+def _run_slots(
+    images: Tensor, slots: Tensor, shifts: Tensor | None, *, before: tuple[int, ...], after: tuple[int, ...]
+) -> None:
+    for k in range(3):
+        _blend(images[before[k] :], slots[before[k] :, k])
+    if images.shape[1] == 3 and shifts is not None:
+        _turn_hue(images, shifts)
+    for k in range(3):
+        _blend(images[: after[k]], slots[: after[k], 3 + k])
+
+
+def _blend(images: Tensor, slots: Tensor) -> None:
+    """One pass, into `images`."""
+    if len(images) == 0:
+        return
+    f, of_mean, of_grey = slots.view(-1, 3, 1, 1, 1).unbind(1)
+    grey = _luma(images)
+    m = (grey * of_grey).add_(_mean(grey).mul_(of_mean))
+    torch.addcmul(m, images, f, out=images).clamp_(0, 1)
+
+
+_YIQ = ((0.299, 0.587, 0.114), (0.595716, -0.274453, -0.321263), (0.211456, -0.522591, 0.311135))
+
+
+def yiq_matrices(factors: Tensor, shifts: Tensor) -> Tensor:
+    """The linear part of `color_jitter_yiq`: (n, 3, 3), in the dtype of `factors`."""
+    luma, in_phase, quadrature = torch.tensor(_YIQ, dtype=torch.float64).unbind(0)
+    back = torch.linalg.inv(torch.tensor(_YIQ, dtype=torch.float64))
+    to_grey = luma.expand(3, 3)
+    # Hue grows from red to green, which is clockwise in the plane of I and Q.
+    quarter = torch.outer(back[:, 1], quadrature) - torch.outer(back[:, 2], in_phase)
+    to_grey, quarter = (m.to(factors.device, factors.dtype) for m in (to_grey, quarter))
+    eye = torch.eye(3, dtype=factors.dtype, device=factors.device)
+    light, colour = factors[:, 0] * factors[:, 1], factors.prod(1)
+    angle = shifts * (2 * math.pi)
+    along, across = (colour * angle.cos()).view(-1, 1, 1), (colour * angle.sin()).view(-1, 1, 1)
+    return along * eye + (light.view(-1, 1, 1) - along) * to_grey + across * quarter
+
+
+def color_jitter_yiq(images: Tensor, *, factors: Tensor, shifts: Tensor) -> Tensor:
+    """Brightness, contrast, saturation and a rotation of hue in YIQ as one affine map of colour, clamped once.
+
+    factors: (n, 3) brightness, contrast, saturation; shifts: (n,) turns. Without clamping in between, and with luma
+    weights that sum to 1, the four commute: brightness and contrast scale Y, I and Q, saturation scales I and Q, the
+    rotation turns them, and contrast adds the same (1 - contrast) * mean Y * brightness wherever it stands. So a
+    random order is every order. Another op than `color_jitter`, whose hue is HSV's: it is faster, and it keeps
+    luma where HSV keeps the largest channel.
+    """
+    if images.shape[1] == 1:
+        light = _column(factors[:, 0] * factors[:, 1])
+        offset = _mean(images).mul_(_column(factors[:, 0] * (1 - factors[:, 1])))
+        return torch.addcmul(offset, images, light).clamp_(0, 1)
+    luma = torch.tensor(_YIQ[0], dtype=images.dtype, device=images.device)
+    mean = _mean(images).view(-1, 3) @ luma
+    offset = (mean * factors[:, 0] * (1 - factors[:, 1])).view(-1, 1, 1)
+    mapped = torch.baddbmm(offset, yiq_matrices(factors, shifts), images.flatten(2))
+    return mapped.clamp_(0, 1).view_as(images)

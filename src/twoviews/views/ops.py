@@ -1,0 +1,231 @@
+"""The operations of a policy: strengths as fields, parameters from draws, work for the whole batch.
+
+The first op of a policy is a `Framing`, the others are of type `Op`. An op may overwrite the images it is given.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol, Self
+
+import torch
+from torch import Tensor
+
+from twoviews.views import color, resample, spatial
+from twoviews.views.draws import Draws
+
+
+class DecodedBatch(Protocol):
+    """What views need of a batch: B images of one stored size."""
+
+    @property
+    def values(self) -> Tensor:
+        """(B, H, W, C) uint8, C 1 or 3."""
+
+    @property
+    def sizes(self) -> Tensor:
+        """(B, 2) original width and height, before the images were stored."""
+
+    @property
+    def samples(self) -> Tensor:
+        """(B,) int64, which sample of the corpus each is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Some of the images of a batch."""
+
+    values: Tensor
+    sizes: Tensor
+    samples: Tensor
+
+    @classmethod
+    def of(cls, batch: DecodedBatch, part: slice) -> Self:
+        """The images that the slice selects; nothing is copied."""
+        return cls(values=batch.values[part], sizes=batch.sizes[part], samples=batch.samples[part])
+
+
+class Framing(Protocol):
+    """Cuts and resizes: a decoded batch and N = views * B draws to (N, C, S, S) float32 in [0, 1]."""
+
+    def __call__(self, batch: DecodedBatch, draws: Draws, *, image_size: int) -> Tensor: ...
+
+
+class Op(Protocol):
+    """Changes images: (N, C, S, S) float32 in [0, 1] and N draws to the same."""
+
+    def __call__(self, images: Tensor, draws: Draws) -> Tensor: ...
+
+
+def _framed(
+    batch: DecodedBatch, boxes: Tensor, sizes: Tensor, *, image_size: int, flip: Tensor | None = None
+) -> Tensor:
+    images = resample.planes(batch.values)
+    boxes = resample.stored_boxes(boxes, sizes, stored=(images.shape[2], images.shape[3]))
+    return resample.crop_resize(images, boxes, image_size=image_size, flip=flip, gain=1 / 255).clamp_(0, 1)
+
+
+def _sizes(batch: DecodedBatch, draws: Draws) -> Tensor:
+    return batch.sizes.repeat(len(draws) // len(batch.sizes), 1)
+
+
+@dataclass(frozen=True, slots=True)
+class RandomResizedCrop:
+    """A box of random area and aspect ratio, resized to the square, mirrored with probability `flip`."""
+
+    min_scale: float = 0.08
+    max_scale: float = 1.0
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    flip: float = 0.5
+
+    def __call__(self, batch: DecodedBatch, draws: Draws, *, image_size: int) -> Tensor:
+        sizes = _sizes(batch, draws)
+        boxes = resample.random_boxes(sizes, draws, scale=(self.min_scale, self.max_scale), ratio=self.ratio)
+        flip = draws.chance("flip", self.flip) if self.flip else None
+        return _framed(batch, boxes, sizes, image_size=image_size, flip=flip)
+
+
+@dataclass(frozen=True, slots=True)
+class CenterCrop:
+    """The central square of side `fraction` times the shorter side, resized."""
+
+    fraction: float = 1.0
+
+    def __call__(self, batch: DecodedBatch, draws: Draws, *, image_size: int) -> Tensor:
+        sizes = _sizes(batch, draws)
+        return _framed(batch, resample.central_boxes(sizes, self.fraction), sizes, image_size=image_size)
+
+
+@dataclass(frozen=True, slots=True)
+class FullFrame:
+    """The whole image, squeezed into the square."""
+
+    def __call__(self, batch: DecodedBatch, draws: Draws, *, image_size: int) -> Tensor:
+        sizes = _sizes(batch, draws)
+        return _framed(batch, resample.full_boxes(sizes), sizes, image_size=image_size)
+
+
+def _where_active(
+    images: Tensor, active: Tensor, function: Callable[..., Tensor], *parameters: Tensor
+) -> Tensor:
+    """`function(images, *parameters)` for the active samples, the others as they are."""
+    if images.device.type != "cpu":
+        # Selecting would wait for the device to say how many there are.
+        return torch.where(active.view(-1, 1, 1, 1), function(images, *parameters), images)
+    chosen = active.nonzero().squeeze(1)
+    return images.index_copy_(
+        0, chosen, function(images.index_select(0, chosen), *(p[chosen] for p in parameters))
+    )
+
+
+def _jitter_factors(draws: Draws, *strengths: float) -> Tensor:
+    """(N, 3), uniform in [max(0, 1 - x), 1 + x] for each strength x."""
+    low = torch.tensor([max(0.0, 1 - x) for x in strengths], device=draws.device)
+    high = torch.tensor([1 + x for x in strengths], device=draws.device)
+    return draws.uniform("factors", len(strengths)).mul_(high - low).add_(low)
+
+
+@dataclass(frozen=True, slots=True)
+class ColorJitter:
+    """Brightness, contrast, saturation and exact HSV hue in random order, for a share of the samples.
+
+    Source: SimCLR (Chen et al. 2020, arXiv:2002.05709), appendix A: strength s gives 0.8 s, 0.8 s, 0.8 s, 0.2 s.
+    """
+
+    brightness: float = 0.8
+    contrast: float = 0.8
+    saturation: float = 0.8
+    hue: float = 0.2
+    probability: float = 0.8
+
+    def __call__(self, images: Tensor, draws: Draws) -> Tensor:
+        return color.jitter_(
+            images,
+            factors=_jitter_factors(draws, self.brightness, self.contrast, self.saturation),
+            shifts=draws.uniform("hue", low=-self.hue, high=self.hue) if self.hue else None,
+            order=draws.permutation("order", 4),
+            active=draws.chance("active", self.probability),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ColorJitterYIQ:
+    """As `ColorJitter`, with hue turned in YIQ and one clamp at the end: one affine map of colour, and faster."""
+
+    brightness: float = 0.8
+    contrast: float = 0.8
+    saturation: float = 0.8
+    hue: float = 0.2
+    probability: float = 0.8
+
+    def __call__(self, images: Tensor, draws: Draws) -> Tensor:
+        active = draws.chance("active", self.probability)
+        factors = _jitter_factors(draws, self.brightness, self.contrast, self.saturation)
+        shifts = draws.uniform("hue", low=-self.hue, high=self.hue)
+        # The identity matrix leaves every bit as it is, and costs less than taking samples out and putting them back.
+        return color.color_jitter_yiq(
+            images,
+            factors=torch.where(active.unsqueeze(1), factors, 1.0),
+            shifts=torch.where(active, shifts, 0.0),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class RandomGrayscale:
+    """Colour removed from a share of the samples."""
+
+    probability: float = 0.2
+
+    def __call__(self, images: Tensor, draws: Draws) -> Tensor:
+        if images.shape[1] == 1:
+            return images
+        return _where_active(images, draws.chance("active", self.probability), color.grayscale)
+
+
+@dataclass(frozen=True, slots=True)
+class GaussianBlur:
+    """A share of the samples blurred, sigma uniform in pixels; `kernel` None: odd, near a tenth of the side."""
+
+    sigma: tuple[float, float] = (0.1, 2.0)
+    probability: float = 0.5
+    kernel: int | None = None
+
+    def __call__(self, images: Tensor, draws: Draws) -> Tensor:
+        kernel = self.kernel or spatial.blur_kernel(images.shape[2])
+
+        def blur(images: Tensor, sigmas: Tensor) -> Tensor:
+            return spatial.gaussian_blur(images, sigmas, kernel=kernel)
+
+        sigmas = draws.uniform("sigma", low=self.sigma[0], high=self.sigma[1])
+        return _where_active(images, draws.chance("active", self.probability), blur, sigmas)
+
+
+@dataclass(frozen=True, slots=True)
+class Solarize:
+    """Bright pixels inverted in a share of the samples (BYOL, Grill et al. 2020, arXiv:2006.07733, appendix B)."""
+
+    threshold: float = 0.5
+    probability: float = 0.2
+
+    def __call__(self, images: Tensor, draws: Draws) -> Tensor:
+        thresholds = torch.full((len(images),), self.threshold, device=images.device)
+        return _where_active(images, draws.chance("active", self.probability), color.solarize, thresholds)
+
+
+@dataclass(frozen=True, slots=True)
+class RandomAffine:
+    """A small rotation, shear (degrees), translation (share of the side) and change of scale; black outside."""
+
+    degrees: float = 15.0
+    translate: float = 0.12
+    scale: tuple[float, float] = (0.85, 1.15)
+    shear: float = 10.0
+
+    def __call__(self, images: Tensor, draws: Draws) -> Tensor:
+        reach = self.translate * images.shape[2]
+        return spatial.affine(
+            images,
+            angle=draws.uniform("angle", low=-self.degrees, high=self.degrees),
+            translate=draws.uniform("translate", 2, low=-reach, high=reach),
+            scale=draws.uniform("scale", low=self.scale[0], high=self.scale[1]),
+            shear=draws.uniform("shear", 2, low=-self.shear, high=self.shear),
+        )

@@ -1,0 +1,109 @@
+import numpy as np
+import pytest
+
+from twoviews.errors import DataError, UsageError
+from twoviews.evaluation.subsets import split_validation, subset
+
+LABELS = np.random.default_rng(0).permutation(np.repeat([-1, 0, 1, 2, 3], [30, 50, 40, 60, 12]))
+
+
+@pytest.mark.parametrize("seed", [0, 1, 17])
+def test_subsets_are_stratified_nested_sorted_and_repeatable(seed):
+    inner = np.zeros(0, dtype=int)
+    for k in (1, 2, 5, 10, 12):
+        chosen = subset(LABELS, per_class=k, seed=seed)
+        assert np.bincount(LABELS[chosen]).tolist() == [k] * 4
+        assert (np.diff(chosen) > 0).all()
+        assert set(inner) <= set(chosen)
+        np.testing.assert_array_equal(chosen, subset(LABELS, per_class=k, seed=seed))
+        inner = chosen
+    assert set(inner) <= set(subset(LABELS, per_class="all", seed=seed))
+
+
+def test_all_is_every_label():
+    np.testing.assert_array_equal(subset(LABELS, per_class="all", seed=3), np.flatnonzero(LABELS >= 0))
+
+
+def test_seeds_differ_and_every_sample_has_its_chance():
+    labels = np.repeat([0, 1], 10)
+    times = np.zeros(20)
+    for seed in range(400):
+        times[subset(labels, per_class=3, seed=seed)] += 1
+    # Mean 120, standard deviation 9.2.
+    assert times.min() > 80
+    assert times.max() < 160
+    assert times.sum() == 400 * 6
+
+
+def test_a_class_is_drawn_alike_whatever_the_others_hold():
+    labels = np.array([0, 0, 0, 0, 1, 1, 1, 1])
+    other = np.array([0, 0, 0, 0, 2, 2, 3, 3])
+    for seed in range(5):
+        a, b = (subset(x, per_class=2, seed=seed) for x in (labels, other))
+        np.testing.assert_array_equal(a[a < 4], b[b < 4])
+
+
+def test_too_few_labels_name_the_class_and_the_largest_budget():
+    with pytest.raises(
+        DataError, match=r"13 labels a class were asked for, but class '3' has 12: ask for 12"
+    ):
+        subset(LABELS, per_class=13, seed=0)
+    with pytest.raises(DataError, match="class 'mole' has 12"):
+        subset(LABELS, per_class=13, seed=0, classes=["a", "b", "c", "mole"])
+    with pytest.raises(DataError, match="class 'e' has 0: label at least one of them or leave the class out"):
+        subset(LABELS, per_class=1, seed=0, classes=["a", "b", "c", "d", "e"])
+
+
+@pytest.mark.parametrize("budget", [1, "all"])
+def test_no_labels_at_all(budget):
+    with pytest.raises(DataError, match="no sample has a label"):
+        subset(np.full(5, -1), per_class=budget, seed=0)
+    with pytest.raises(DataError, match="no sample has a label"):
+        split_validation(np.full(5, -1), seed=0)
+
+
+@pytest.mark.parametrize(("budget", "seed"), [(0, 0), (-1, 0), (1, -1)])
+def test_budget_and_seed_are_checked(budget, seed):
+    with pytest.raises(UsageError, match=f"got {min(budget, seed)}"):
+        subset(LABELS, per_class=budget, seed=seed)
+
+
+@pytest.mark.parametrize("fraction", [0.1, 0.2, 0.5, 0.9])
+def test_the_split_is_a_stratified_partition(fraction):
+    train, validation = split_validation(LABELS, fraction=fraction, seed=1)
+    np.testing.assert_array_equal(np.sort(np.concatenate([train, validation])), np.flatnonzero(LABELS >= 0))
+    assert (np.diff(train) > 0).all()
+    assert (np.diff(validation) > 0).all()
+    counts = np.bincount(LABELS[validation], minlength=4)
+    assert np.abs(counts - fraction * np.array([50, 40, 60, 12])).max() <= 1
+    assert abs(len(validation) - fraction * 162) <= 1
+
+
+def test_the_split_respects_its_maximum():
+    train, validation = split_validation(LABELS, fraction=0.5, maximum=27, seed=1)
+    assert len(validation) == 27
+    assert len(train) == 162 - 27
+    assert np.bincount(LABELS[validation]).tolist() == [8, 7, 10, 2]
+
+
+@pytest.mark.parametrize("fraction", [0.2, 0.6, 0.99])
+def test_each_class_keeps_one_in_train(fraction):
+    labels = np.array([0, 1, 1, 2, 2, 2, 2, 2])
+    train, _ = split_validation(labels, fraction=fraction, seed=0)
+    assert set(labels[train]) == {0, 1, 2}
+    train, validation = split_validation(np.arange(5), fraction=fraction, seed=0)
+    assert (len(train), len(validation)) == (5, 0)
+
+
+def test_splits_repeat_differ_by_seed_and_are_not_the_subsets():
+    labels = np.repeat([0, 1], 50)
+    a, b = (split_validation(labels, seed=4)[1] for _ in range(2))
+    np.testing.assert_array_equal(a, b)
+    assert set(a) != set(split_validation(labels, seed=5)[1])
+    assert set(a) != set(subset(labels, per_class=10, seed=4))
+
+
+@pytest.mark.parametrize("change", [{"fraction": 0.0}, {"fraction": 1.0}, {"maximum": 0}])
+def test_the_split_is_checked(change):
+    with pytest.raises(UsageError, match="0 < fraction < 1 and maximum >= 1"):
+        split_validation(LABELS, seed=0, **change)
