@@ -76,7 +76,7 @@ types: $(STAMP)  ## mypy, strict
 	$(BIN)/python -m mypy
 
 lock:  ## resolve pyproject.toml into constraints.txt (needs uv); LOCK_FLAGS=--upgrade moves the pins
-	uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes \
+	uv pip compile --quiet pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes \
 	    --no-annotate --no-header --no-emit-index-url --no-emit-find-links $(LOCK_FLAGS) --output-file constraints.txt
 
 clean:  ## remove .venv, caches and builds; runs/ stays

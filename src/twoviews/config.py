@@ -43,6 +43,9 @@ class ViewOptions(Section):
     """The augmentation: a named policy and changes to it."""
 
     policy: str = "simclr"
+    size: Annotated[int, Field(ge=4, le=2048)] | None = None
+    """Side of a training view in pixels; image_size by default. Random crops enlarge what they show, so training on
+    smaller views than the encoder meets later costs less and fits the scale of objects (Touvron et al. 2019)."""
     normalization: str = "symmetric"
     min_scale: Positive | None = None
     strength: NonNegative | None = None
@@ -161,13 +164,14 @@ def make_recipe(*layers: Mapping[str, Any], origin: str = "configuration") -> Re
     merged: dict[str, Any] = {}
     for layer in layers:
         _merge(merged, layer)
-    lengths = ("epochs", "minutes", "steps")
-    for layer in layers:  # a later layer's length replaces an earlier layer's, whatever its unit
-        chosen = [name for name in lengths if layer.get("train", {}).get(name) is not None]
+    lengths = {"epochs", "minutes", "steps"}
+    for layer in reversed(layers):  # the strongest layer with a length replaces the others', whatever their unit
+        table = layer.get("train")
+        chosen = {key for key in lengths if table.get(key) is not None} if isinstance(table, Mapping) else set()
         if chosen:
-            for name in lengths:
-                if name not in chosen:
-                    merged["train"].pop(name, None)
+            for name in lengths - chosen:
+                merged["train"].pop(name, None)
+            break
     try:
         return Recipe.model_validate(merged)
     except ValidationError as error:

@@ -93,7 +93,9 @@ class Run:
     def info(self) -> dict[str, Any]:
         """What `run.json` says. Raises `UsageError` where there is no run."""
         if not self.info_file.is_file():
-            raise UsageError(f"{self.path} is not a run directory: it has no run.json; start one with twoviews pretrain")
+            raise UsageError(
+                f"{self.path} is not a run directory: it has no run.json; start one with twoviews pretrain"
+            )
         loaded: dict[str, Any] = read_json(self.info_file)
         return loaded
 
@@ -131,7 +133,9 @@ def prepare_output(path: Path, *, overwrite: bool) -> Run:
         raise RefusedError(f"{path} is a file: choose another --out")
     if path.is_dir() and any(path.iterdir()):
         if not overwrite:
-            raise RefusedError(f"{path} is not empty: choose another --out, give --overwrite, or: twoviews resume {path}")
+            raise RefusedError(
+                f"{path} is not empty: choose another --out, give --overwrite, or: twoviews resume {path}"
+            )
         if not (run.info_file.exists() or run.config.exists()):
             raise RefusedError(f"{path} is not empty and holds no run: twoviews will not delete it")
         shutil.rmtree(path)
@@ -167,7 +171,7 @@ def write_text(path: Path, text: str) -> None:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        temporary.replace(path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise ResourceError(f"cannot write {path}: {error.strerror}") from None
@@ -194,7 +198,7 @@ def write_rows(path: Path, rows: Iterable[Mapping[str, Any]], *, columns: list[s
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
         writer.writerows(rows)
-    os.replace(temporary, path)
+    temporary.replace(path)
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:

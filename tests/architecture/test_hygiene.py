@@ -125,11 +125,7 @@ def test_no_lock_file_but_the_constraints() -> None:
 def test_constraints_are_pinned_and_hashed() -> None:
     text = (ROOT / "constraints.txt").read_text(encoding="utf-8").replace("\\\n", " ")
     lines = [line for line in text.splitlines() if line.strip()]
-    wrong = [
-        line.split()[0]
-        for line in lines
-        if not re.match(r"[\w.-]+==\S+ .*--hash=sha256:[0-9a-f]{64}\b", line)
-    ]
+    wrong = [line.split()[0] for line in lines if not re.match(r"[\w.-]+==\S+ .*--hash=sha256:[0-9a-f]{64}\b", line)]
     assert wrong == []
 
 

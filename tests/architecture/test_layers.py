@@ -98,9 +98,7 @@ def edges() -> list[tuple[str, str]]:
         for module, path in MODULES.items()
         if module not in ("", "__main__")
         for target in sorted(
-            imports_of(
-                path.read_text(encoding="utf-8"), module, is_package=path.stem == "__init__", known=MODULES
-            )
+            imports_of(path.read_text(encoding="utf-8"), module, is_package=path.stem == "__init__", known=MODULES)
         )
     ]
 

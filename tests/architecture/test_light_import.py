@@ -12,9 +12,7 @@ COMMAND = "import sys; from twoviews.cli import main; sys.argv = ['twoviews', *{
 
 def imported(code: str) -> tuple[int, str, set[str]]:
     """Exit code, standard output and imported top-level packages of a fresh interpreter that runs `code`."""
-    done = subprocess.run(
-        [sys.executable, "-X", "importtime", "-c", code], capture_output=True, text=True, timeout=60
-    )
+    done = subprocess.run([sys.executable, "-X", "importtime", "-c", code], capture_output=True, text=True, timeout=60)
     names = re.findall(r"^import time:\s+\d+ \|\s+\d+ \|\s+(\S+)$", done.stderr, re.MULTILINE)
     return done.returncode, done.stdout, {name.partition(".")[0] for name in names}
 
@@ -34,9 +32,7 @@ def test_light_modules(module: str) -> None:
     assert packages & HEAVY == set()
 
 
-@pytest.mark.parametrize(
-    ("words", "expected"), [(["--help"], 0), (["pretrain", "--help"], 0), (["pretrian"], 2)]
-)
+@pytest.mark.parametrize(("words", "expected"), [(["--help"], 0), (["pretrain", "--help"], 0), (["pretrian"], 2)])
 def test_commands_that_do_no_work(words: list[str], expected: int) -> None:
     code, output, packages = imported(COMMAND.format(words=words))
     assert code == expected

@@ -53,11 +53,7 @@ def declared(tree: ast.Module) -> set[str]:
 
 def offered() -> set[str]:
     found = {word for word in mentioned(TREE) - helpers(TREE) if hasattr(twoviews, word)}
-    return {
-        word
-        for word in found
-        if word in twoviews.__all__ or not isinstance(getattr(twoviews, word), ModuleType)
-    }
+    return {word for word in found if word in twoviews.__all__ or not isinstance(getattr(twoviews, word), ModuleType)}
 
 
 PUBLIC = sorted(name for name in twoviews.__all__ if not name.startswith("_"))

@@ -150,13 +150,11 @@ def test_too_many_bad_files_end_it(image_folder: Folder) -> None:
     root = image_folder({"": 5})
     spoil(root, ["0.png", "1.png", "2.png"])
     with pytest.raises(
-        DataError, match="3 of 5 images in .* cannot be used: '0.png': .*; '1.png': .*; '2.png': .*repair"
+        DataError, match=r"3 of 5 images in .* cannot be used: '0.png': .*; '1.png': .*; '2.png': .*repair"
     ):
         load_corpus(root)
     spoil(root, ["3.png", "4.png"])
-    with pytest.raises(
-        DataError, match=r"no readable image in .*photos': '0\.png': .*; '1\.png': .*; '2\.png': "
-    ):
+    with pytest.raises(DataError, match=r"no readable image in .*photos': '0\.png': .*; '1\.png': .*; '2\.png': "):
         load_corpus(root)
 
 
@@ -202,7 +200,7 @@ def test_the_fingerprint_covers_pixels_sizes_and_ids_and_not_labels(image_folder
 
 def test_the_fingerprint_does_not_depend_on_the_process(image_folder: Folder, tmp_path: Path) -> None:
     root = image_folder({"b": 3, "a": 3})
-    program = "import sys; from twoviews.data.corpus import load_corpus as load; print(load(sys.argv[1]).fingerprint)"
+    program = "import sys; from twoviews.data.corpus import *; print(load_corpus(sys.argv[1]).fingerprint)"
     expected = load_corpus(root).fingerprint
     environment = {**os.environ, "PYTHONHASHSEED": str(random.Random(1).randrange(1 << 30))}
     environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
@@ -387,11 +385,7 @@ def test_tables_survive_any_name(tmp_path: Path, picture: Callable[..., Image.Im
     write_manifest(tmp_path / "manifest.csv", corpus)
     write_rejected(tmp_path / "rejected.csv", corpus)
     rows = read_csv(tmp_path / "manifest.csv")
-    assert (
-        tuple(row["id"] for row in rows)
-        == corpus.ids
-        == tuple(sorted(f"{name}/{name}.png" for name in names))
-    )
+    assert tuple(row["id"] for row in rows) == corpus.ids == tuple(sorted(f"{name}/{name}.png" for name in names))
     assert [row["label"] for row in rows] == [corpus.classes[i] for i in corpus.labels]
     assert {(row["width"], row["height"]) for row in rows} == {("12", "10")}
     rejected = read_csv(tmp_path / "rejected.csv")

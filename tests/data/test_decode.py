@@ -282,12 +282,8 @@ def test_arrays_and_pillow_images_stay_as_they_are() -> None:
     assert image.size == (640, 640)
 
 
-@pytest.mark.parametrize(
-    "error", [MemoryError(), RuntimeError("a\n b"), RecursionError("deep"), AssertionError()]
-)
-def test_whatever_a_decoder_raises_becomes_a_reason(
-    monkeypatch: pytest.MonkeyPatch, error: Exception
-) -> None:
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("a\n b"), RecursionError("deep"), AssertionError()])
+def test_whatever_a_decoder_raises_becomes_a_reason(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     def fail(*_: Any, **__: Any) -> None:
         raise error
 

@@ -87,9 +87,7 @@ def test_a_linked_file_counts_once_and_keeps_its_real_name(tmp_path: Path) -> No
     assert ids(open_source(root)) == ["broken.png", "linked/inside.png", "loop.png", "one.png", "z/real.png"]
 
 
-def test_the_order_of_the_directory_changes_nothing(
-    image_folder: Folder, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_order_of_the_directory_changes_nothing(image_folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
     root = image_folder({"b": 3, "a": 3, "c/d": 2})
     expected = ids(open_source(root))
     scandir = os.scandir
@@ -210,9 +208,7 @@ def manifest(image_folder: Folder) -> Callable[..., Path]:
 
 
 def test_csv_manifest(manifest: Callable[..., Path]) -> None:
-    path = manifest(
-        "\ufefffile_name,label,split\r\n2.png,dog,test\r\n./0.png,cat,train\r\n\r\n1.png,,train\r\n"
-    )
+    path = manifest("\ufefffile_name,label,split\r\n2.png,dog,test\r\n./0.png,cat,train\r\n\r\n1.png,,train\r\n")
     source = open_source(path)
     assert ids(source) == ["0.png", "1.png", "2.png"]
     assert list(source.labels) == ["cat", None, "dog"]
@@ -319,22 +315,16 @@ def test_a_split_needs_its_column(manifest: Callable[..., Path]) -> None:
 # Parquet
 
 
-def image_table(
-    count: int, encoded: Callable[..., bytes], picture: Callable[..., Any], **columns: Any
-) -> pa.Table:
+def image_table(count: int, encoded: Callable[..., bytes], picture: Callable[..., Any], **columns: Any) -> pa.Table:
     images = [{"bytes": encoded(picture(i)), "path": None} for i in range(count)]
     return pa.table({"img": images, "label": list(range(count)), **columns})
 
 
-def test_parquet_with_class_names(
-    tmp_path: Path, encoded: Callable[..., bytes], picture: Callable[..., Any]
-) -> None:
+def test_parquet_with_class_names(tmp_path: Path, encoded: Callable[..., bytes], picture: Callable[..., Any]) -> None:
     table = image_table(12, encoded, picture).set_column(1, "label", pa.array([0, 1, -1, None] * 3))
     features = {"info": {"features": {"label": {"names": ["zebra", "ape"], "_type": "ClassLabel"}}}}
     path = tmp_path / "train.parquet"
-    pq.write_table(
-        table.replace_schema_metadata({"huggingface": json.dumps(features)}), path, row_group_size=5
-    )
+    pq.write_table(table.replace_schema_metadata({"huggingface": json.dumps(features)}), path, row_group_size=5)
     source = open_source(path)
     assert ids(source) == [f"{i:02d}" for i in range(12)]
     assert list(source.labels) == ["zebra", "ape", None, None] * 3
@@ -342,12 +332,8 @@ def test_parquet_with_class_names(
         assert (decode(source[index].read()) == decode(picture(index))).all()
 
 
-@pytest.mark.parametrize(
-    "kind", ["image bytes", "large binary", "relative paths", "struct of paths", "file_name"]
-)
-def test_parquet_layouts(
-    kind: str, tmp_path: Path, encoded: Callable[..., bytes], picture: Callable[..., Any]
-) -> None:
+@pytest.mark.parametrize("kind", ["image bytes", "large binary", "relative paths", "struct of paths", "file_name"])
+def test_parquet_layouts(kind: str, tmp_path: Path, encoded: Callable[..., bytes], picture: Callable[..., Any]) -> None:
     images = [encoded(picture(i)) for i in range(3)]
     names = [f"{2 - i}.png" for i in range(3)]
     for name, data in zip(names, images, strict=True):
@@ -490,9 +476,7 @@ def test_broken_array_files(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"is not a readable \.npy file"):
         open_source(tmp_path / "cut.npy")
     with zipfile.ZipFile(tmp_path / "promise.npz", "w") as archive:
-        archive.writestr(
-            "images.npy", data.replace(b"(4, 8, 8)", b"(4444, 8888, 8888)").replace(b" " * 9, b"", 1)
-        )
+        archive.writestr("images.npy", data.replace(b"(4, 8, 8)", b"(4444, 8888, 8888)").replace(b" " * 9, b"", 1))
     with pytest.raises(DataError, match="its header promises 351,0"):
         open_source(tmp_path / "promise.npz")
     np.savez(tmp_path / "twice.npz", images=np.zeros((2, 4, 4), np.uint8), ids=["a", "a"])
@@ -505,8 +489,7 @@ def test_broken_array_files(tmp_path: Path) -> None:
 
 def test_digits_and_their_parts() -> None:
     parts = {
-        split: open_source(f"digits:{split}" if split else "digits")
-        for split in ("", "train", "test", "fit", "val")
+        split: open_source(f"digits:{split}" if split else "digits") for split in ("", "train", "test", "fit", "val")
     }
     assert {split: len(part) for split, part in parts.items()} == {
         "": 1797,
@@ -524,9 +507,7 @@ def test_digits_and_their_parts() -> None:
     assert list(parts[""].labels[:4]) == ["0", "1", "2", "3"]
 
 
-def test_a_folder_of_that_name_is_written_with_a_dot(
-    image_folder: Folder, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_folder_of_that_name_is_written_with_a_dot(image_folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
     root = image_folder({"": 1}, name="digits")
     monkeypatch.chdir(root.parent)
     assert len(open_source("./digits")) == 1
@@ -577,7 +558,5 @@ def test_sets_that_are_not_there_say_how_to_get_them(
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("TWOVIEWS_DATA", raising=False)
     name = spec.partition(":")[0]
-    with pytest.raises(
-        DataError, match=rf"{name} is not .* in 'data': name its folder as {name}@FOLDER.*--download"
-    ):
+    with pytest.raises(DataError, match=rf"{name} is not .* in 'data': name its folder as {name}@FOLDER.*--download"):
         open_source(spec)

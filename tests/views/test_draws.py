@@ -132,6 +132,7 @@ def test_permutations_are_equally_frequent() -> None:
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 def test_same_numbers_on_cuda() -> None:
     samples = torch.arange(1000)
     here = Draws(seed=5, epoch=2, samples=samples, views=samples % 2)

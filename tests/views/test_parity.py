@@ -76,9 +76,7 @@ def test_fractional_boxes_do_not_see_outside() -> None:
 
 def test_stored_boxes_keep_the_original_geometry() -> None:
     # 400 x 200 stored as 100 x 100: a quarter of the width, half of the height.
-    boxes = resample.stored_boxes(
-        torch.tensor([[40.0, 20, 80, 80]]), torch.tensor([[400, 200]]), stored=(100, 100)
-    )
+    boxes = resample.stored_boxes(torch.tensor([[40.0, 20, 80, 80]]), torch.tensor([[400, 200]]), stored=(100, 100))
     assert boxes.tolist() == [[10, 10, 20, 40]]
 
 
@@ -151,15 +149,31 @@ def test_colour_jitter_leaves_inactive_samples_alone() -> None:
     assert torch.equal(changed[active], color.color_jitter(images, **parameters)[active])
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("turned", [True, False])
+def test_colour_jitter_as_on_a_gpu(turned: bool, channels: int) -> None:
+    images = noise(48, channels, 8, 9)
+    factors, order, active = (
+        noise(48, 3, seed=1) + 0.5,
+        noise(48, 4, seed=2).argsort(1),
+        noise(48, seed=3) < 0.7,
+    )
+    shifts = noise(48, seed=4) - 0.5 if turned else None
+    here, there = images.clone(), images.clone()
+    color._jitter_sorted(here, factors, shifts, order, active)
+    color._jitter_unsorted(there, factors, shifts, order, active)
+    assert (here - there).abs().max() < 1e-5
+    assert torch.equal(here[~active], images[~active])
+    assert (here != images).flatten(1).any(1)[active].all()
+
+
 YIQ = torch.tensor(
     [[0.299, 0.587, 0.114], [0.595716, -0.274453, -0.321263], [0.211456, -0.522591, 0.311135]],
     dtype=torch.float64,
 )
 
 
-def one_by_one(
-    image: torch.Tensor, factors: list[float], shift: float, order: tuple[int, ...]
-) -> torch.Tensor:
+def one_by_one(image: torch.Tensor, factors: list[float], shift: float, order: tuple[int, ...]) -> torch.Tensor:
     """The four steps, unclamped, in float64."""
     image = image.double()
     for kind in order:
@@ -210,9 +224,7 @@ def test_gaussian_blur(side: int, kernel: int, channels: int) -> None:
     sigmas = [0.1, 0.7, 2.0]
     images = noise(3, channels, side, side)
     ours = spatial.gaussian_blur(images, torch.tensor(sigmas), kernel=kernel)
-    theirs = [
-        reference.gaussian_blur(x, [kernel, kernel], [s, s]) for x, s in zip(images, sigmas, strict=True)
-    ]
+    theirs = [reference.gaussian_blur(x, [kernel, kernel], [s, s]) for x, s in zip(images, sigmas, strict=True)]
     assert difference(ours, theirs) < 1e-5
 
 

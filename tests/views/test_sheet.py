@@ -52,6 +52,4 @@ def test_the_seed_decides() -> None:
 @pytest.mark.parametrize(("count", "columns", "rows"), [(0, 8, 8), (2, 1, 8), (2, 8, 0)])
 def test_nothing_to_show(count: int, columns: int, rows: int) -> None:
     with pytest.raises(UsageError, match="a contact sheet needs 2 columns, 1 row and 1 image at least"):
-        contact_sheet(
-            make_batch(count, side=8, channels=1), make_views("none", 8), seed=0, columns=columns, rows=rows
-        )
+        contact_sheet(make_batch(count, side=8, channels=1), make_views("none", 8), seed=0, columns=columns, rows=rows)

@@ -1,7 +1,7 @@
 """One function a command."""
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -128,7 +128,11 @@ def methods(a: argparse.Namespace) -> None:
     from twoviews.methods import METHODS, method_options
 
     rows = [
-        (name, (cls.__doc__ or "").splitlines()[0], ", ".join(f"{k}={v}" for k, v in method_options(name).items()))
+        (
+            name,
+            (cls.__doc__ or "").splitlines()[0],
+            ", ".join(f"{k}={v}" for k, v in method_options(name).items()),
+        )
         for name, cls in METHODS.items()
     ]
     _list(("method", "what it is", "options (--set method.OPTION=VALUE)"), rows, as_json=a.json)
@@ -210,7 +214,7 @@ def _show(values: dict[str, Any], *, as_json: bool) -> None:
             print(f"{name}: {value}")
 
 
-def _list(columns: tuple[str, ...], rows: list[tuple[str, ...]], *, as_json: bool) -> None:
+def _list(columns: tuple[str, ...], rows: Sequence[tuple[str, ...]], *, as_json: bool) -> None:
     if as_json:
         print_json([dict(zip(columns, row, strict=True)) for row in rows])
     else:

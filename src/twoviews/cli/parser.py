@@ -4,11 +4,9 @@ import argparse
 from difflib import get_close_matches
 from typing import NoReturn
 
-from twoviews import __version__
-
 DATA_HELP = (
-    "a folder of images, a CSV or JSONL manifest, a parquet file, .npy/.npz arrays, or one of digits, cifar10, cifar100, "
-    "stl10; NAME:SPLIT selects a split"
+    "a folder of images, a CSV or JSONL manifest, a parquet file, .npy/.npz arrays, or one of digits, cifar10, "
+    "cifar100, stl10; NAME:SPLIT selects a split"
 )
 
 
@@ -39,6 +37,16 @@ class Parser(argparse.ArgumentParser):
         return found
 
 
+class _Version(argparse.Action):
+    """Looks the version up only when asked: package metadata costs milliseconds that `--help` need not pay."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        from importlib.metadata import version
+
+        print(f"twoviews {version('twoviews')}")
+        parser.exit()
+
+
 def build_parser() -> Parser:
     """The whole command line."""
     parser = Parser(
@@ -47,7 +55,7 @@ def build_parser() -> Parser:
         epilog="start with: twoviews demo",
         allow_abbrev=False,
     )
-    parser.add_argument("--version", action="version", version=f"twoviews {__version__}")
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
 
     def command(name: str, text: str, example: str) -> Parser:
@@ -134,7 +142,10 @@ def build_parser() -> Parser:
     sub.add_argument("show", nargs="*", metavar="show NAME", help="print a recipe as TOML")
     _common(sub)
 
-    for name, text in (("methods", "list the methods and their options"), ("encoders", "list built-in and usual encoders")):
+    for name, text in (
+        ("methods", "list the methods and their options"),
+        ("encoders", "list built-in and usual encoders"),
+    ):
         _common(command(name, text, f"twoviews {name}"))
     return parser
 
@@ -147,11 +158,22 @@ def _pretraining(sub: Parser) -> None:
     sub.add_argument("--image-size", type=int, help="side of a view in pixels")
     length = sub.add_mutually_exclusive_group()
     length.add_argument("--epochs", type=int, help="passes over the data")
-    length.add_argument("--minutes", type=float, help="time to use; the number of steps is fixed at the start and recorded")
+    length.add_argument(
+        "--minutes", type=float, help="time to use; the number of steps is fixed at the start and recorded"
+    )
     sub.add_argument("--batch-size", type=int, help="samples a step")
     sub.add_argument("--seed", type=int, help="decides initial weights, order and augmentation")
-    sub.add_argument("--probe-data", metavar="DATA", help="labelled data for online kNN and linear probe; not trained on")
-    sub.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="settings", help="any section.key=value")
+    sub.add_argument(
+        "--probe-data", metavar="DATA", help="labelled data for online kNN and linear probe; not trained on"
+    )
+    sub.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        dest="settings",
+        help="any section.key=value",
+    )
     _overwrite(sub)
     _download(sub)
 
@@ -160,13 +182,20 @@ def _evaluating(sub: Parser, *, required: bool) -> None:
     sub.add_argument("--train", required=required, metavar="DATA", help="labelled data to learn from")
     sub.add_argument("--test", required=required, metavar="DATA", help="labelled data for the reported numbers")
     sub.add_argument("--val", metavar="DATA", help="labelled data for choosing settings (default: a fifth of train)")
-    sub.add_argument("--arms", help="comma-separated: knn,linear,finetune,supervised,random-linear,pixels-linear,pixels-knn")
+    sub.add_argument(
+        "--arms",
+        help="comma-separated: knn,linear,finetune,supervised,random-linear,pixels-linear,pixels-knn",
+    )
     sub.add_argument("--labels-per-class", default="1,5,10,all", help="label budgets (default: %(default)s)")
     sub.add_argument("--seeds", type=int, default=5, help="label subsets a budget (default: %(default)s)")
 
 
 def _recipe(sub: Parser) -> None:
-    sub.add_argument("--recipe", default="default", help="a name from twoviews recipes, or a TOML file (default: %(default)s)")
+    sub.add_argument(
+        "--recipe",
+        default="default",
+        help="a name from twoviews recipes, or a TOML file (default: %(default)s)",
+    )
 
 
 def _overwrite(sub: Parser) -> None:

@@ -74,12 +74,8 @@ def open_arrays(path: Path) -> ArraySource:
             return from_arrays(np.load(path, mmap_mode="r", allow_pickle=False), spec=str(path))
         with zipfile.ZipFile(path) as archive:
             keys = {name.removesuffix(".npy"): name for name in archive.namelist()}
-            wanted = [
-                next((k for k in group if k in keys), None) for group in (IMAGE_KEYS, LABEL_KEYS, ("ids",))
-            ]
-            images, labels, ids = (
-                None if key is None else _member(archive, keys[key], path) for key in wanted
-            )
+            wanted = [next((k for k in group if k in keys), None) for group in (IMAGE_KEYS, LABEL_KEYS, ("ids",))]
+            images, labels, ids = (None if key is None else _member(archive, keys[key], path) for key in wanted)
     except (ValueError, EOFError, OSError, zipfile.BadZipFile, NotImplementedError, SyntaxError) as error:
         raise DataError(f"{str(path)!r} is not a readable {path.suffix} file: {error}") from error
     if images is None:
@@ -103,41 +99,27 @@ def _check_header(file: IO[bytes], what: str) -> int:
     """Bytes that the array will take, from its header; refuses anything that only pickle can read."""
     start = file.read(8)
     if start[:1] == b"\x80":
-        raise RefusedError(
-            f"{what} is a pickle, which could run code: save the images with numpy.save as uint8"
-        )
+        raise RefusedError(f"{what} is a pickle, which could run code: save the images with numpy.save as uint8")
     if start[:6] != b"\x93NUMPY":
         raise DataError(f"{what} is not a numpy file: it starts with {start!r}")
     readers = {1: np.lib.format.read_array_header_1_0, 2: np.lib.format.read_array_header_2_0}
     shape, _, dtype = readers.get(start[6], np.lib.format.read_array_header_2_0)(file)
     if dtype.hasobject:
-        raise RefusedError(
-            f"{what} holds Python objects, which only pickle can read: save the images as uint8"
-        )
+        raise RefusedError(f"{what} holds Python objects, which only pickle can read: save the images as uint8")
     return int(np.prod(shape, dtype=object)) * dtype.itemsize
 
 
 def _image_stack(images: NDArray[Any], spec: str) -> NDArray[np.uint8]:
     if images.dtype == object:
-        raise RefusedError(
-            f"{spec} is an array of objects: stack the images into one uint8 array (N, H, W, C)"
-        )
+        raise RefusedError(f"{spec} is an array of objects: stack the images into one uint8 array (N, H, W, C)")
     if images.dtype != np.uint8:
-        raise DataError(
-            f"{spec} holds {images.dtype}: images are uint8 from 0 to 255; scale them and convert"
-        )
+        raise DataError(f"{spec} holds {images.dtype}: images are uint8 from 0 to 255; scale them and convert")
     stack = images[..., None] if images.ndim == 3 else images
     if stack.ndim != 4 or 0 in stack.shape:
-        raise DataError(
-            f"{spec} has shape {images.shape}: images are (N, H, W) or (N, H, W, C), none of them 0"
-        )
+        raise DataError(f"{spec} has shape {images.shape}: images are (N, H, W) or (N, H, W, C), none of them 0")
     if stack.shape[3] not in (1, 3):
         first = stack.shape[1] in (1, 3)
-        hint = (
-            "move the channels last: images.transpose(0, 2, 3, 1)"
-            if first
-            else "1 or 3 channels are understood"
-        )
+        hint = "move the channels last: images.transpose(0, 2, 3, 1)" if first else "1 or 3 channels are understood"
         raise DataError(f"{spec} has shape {images.shape}, {stack.shape[3]} channels: {hint}")
     return stack
 

@@ -39,20 +39,14 @@ def choose_form(headers: Sequence[Header], *, cache_side: int | None, channels: 
         width, height = next(iter(sizes))
         return Form(height, width, wanted, "all images have this size")
     side = min(cache_side or DEFAULT_SIDE, largest)
-    found = (
-        f"{len(sizes)} sizes, the largest side {largest}"
-        if len(sizes) > 1
-        else f"all are {largest} wide or high"
-    )
+    found = f"{len(sizes)} sizes, the largest side {largest}" if len(sizes) > 1 else f"all are {largest} wide or high"
     return Form(side, side, wanted, found)
 
 
 class Assembly:
     """The steps of one assembly: `look` at all items, then `decode` those that `look` did not keep."""
 
-    def __init__(
-        self, source: Source, *, cache_side: int | None, channels: int | None, narrator: Narrator
-    ) -> None:
+    def __init__(self, source: Source, *, cache_side: int | None, channels: int | None, narrator: Narrator) -> None:
         self._source = source
         self._side = cache_side
         self._channels = channels
@@ -61,9 +55,7 @@ class Assembly:
         self._reasons: dict[int, str] = {}
         self._values: NDArray[np.uint8] | None = None
         self._form: Form | None = None
-        self._order: Sequence[int] = (
-            source.storage_order.tolist() if isinstance(source, Stored) else range(len(source))
-        )
+        self._order: Sequence[int] = source.storage_order.tolist() if isinstance(source, Stored) else range(len(source))
 
     def look(self, *, budget: int) -> Form:
         """Read every header. While all images are alike and fit into `budget` bytes, decode them on the way.

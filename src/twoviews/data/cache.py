@@ -56,6 +56,8 @@ def available_memory() -> int:
     try:
         limit = (group / "memory.max").read_text(encoding="ascii").strip()
         used = int((group / "memory.current").read_text(encoding="ascii"))
+        parts = dict(line.split() for line in (group / "memory.stat").read_text(encoding="ascii").splitlines())
+        used -= int(parts.get("file", 0))  # pages of files, which give way
     except (OSError, ValueError):
         return free
     return free if limit == "max" else max(0, min(free, int(limit) - used))

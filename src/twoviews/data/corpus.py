@@ -97,9 +97,7 @@ class Corpus:
         """
         head = repr(self.values.shape[1:]).encode()
         return [
-            hashlib.blake2b(
-                np.ascontiguousarray(pixels).data, digest_size=16, key=head + size.tobytes()
-            ).digest()
+            hashlib.blake2b(np.ascontiguousarray(pixels).data, digest_size=16, key=head + size.tobytes()).digest()
             for pixels, size in zip(self.values, self.sizes, strict=True)
         ]
 
@@ -149,8 +147,7 @@ def load_corpus(
     rejected = tuple(Rejected(source[i].id, reason) for i, reason in found.rejected)
     if rejected:
         narrator.warn(
-            f"{len(rejected)} of {len(source)} images rejected, "
-            f"the first {rejected[0].id!r}: {rejected[0].reason}"
+            f"{len(rejected)} of {len(source)} images rejected, the first {rejected[0].id!r}: {rejected[0].reason}"
         )
     mark = found.fingerprint or fingerprint(found.values, found.sizes, ids)
     return Corpus(found.values, found.sizes, ids, labels, classes, rejected, mark, source.spec)
@@ -234,9 +231,7 @@ def _decode(
     needed = len(source) * form.height * form.width * form.channels
     if assembly.decoded or needed <= limit:
         return assembly.decode(form, lambda shape: np.empty(shape, np.uint8))
-    narrator.chose(
-        "decoded images in", str(home), f"{needed / 1e9:.2f} GB are above {limit / 1e9:.2f} GB of memory"
-    )
+    narrator.chose("decoded images in", str(home), f"{needed / 1e9:.2f} GB are above {limit / 1e9:.2f} GB of memory")
     key = key or cache.cache_key(source, cache_side=cache_side, channels=channels)
     with cache.workshop(home) as folder:
         made = assembly.decode(form, lambda shape: cache.allocate(folder, shape))

@@ -64,9 +64,7 @@ class Header:
     mode: str
 
 
-def decode(
-    raw: Raw, *, size: tuple[int, int] | None = None, channels: int | None = None
-) -> NDArray[np.uint8]:
+def decode(raw: Raw, *, size: tuple[int, int] | None = None, channels: int | None = None) -> NDArray[np.uint8]:
     """One image, upright, as (H, W, C) uint8; the first frame of animations, transparency over white.
 
     `size` (width, height): resized to it, antialiased; `channels`: 1 or 3, by default the image's own. Raises
@@ -126,26 +124,18 @@ class OpenImage:
         image = self._image
         width, height = image.size
         if width * height > MAX_PIXELS:
-            raise Unreadable(
-                f"{width} x {height} pixels, above the limit of {MAX_PIXELS // 1_000_000} million"
-            )
+            raise Unreadable(f"{width} x {height} pixels, above the limit of {MAX_PIXELS // 1_000_000} million")
         if 0 in image.size:
             raise Unreadable(f"{width} x {height} pixels: nothing to see")
         deep = _depth(image)
         if deep:
-            raise Unreadable(
-                f"{deep}: only 8 bits a channel are understood; convert it with the scaling it needs"
-            )
+            raise Unreadable(f"{deep}: only 8 bits a channel are understood; convert it with the scaling it needs")
         self._orientation = _orientation(image, self._stream)
         if self._orientation >= 5:
             width, height = height, width
-        return Header(
-            width, height, 1 if image.mode in GREY_MODES else 3, image.format or "array", image.mode
-        )
+        return Header(width, height, 1 if image.mode in GREY_MODES else 3, image.format or "array", image.mode)
 
-    def pixels(
-        self, *, size: tuple[int, int] | None = None, channels: int | None = None
-    ) -> NDArray[np.uint8]:
+    def pixels(self, *, size: tuple[int, int] | None = None, channels: int | None = None) -> NDArray[np.uint8]:
         """(H, W, C) uint8, read-only, see `decode`; to be called once. Raises Unreadable."""
         wanted = self.header.channels if channels is None else channels
         try:
@@ -214,9 +204,7 @@ def _from_array(array: NDArray[Any]) -> Image.Image:
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[..., 0]
     if array.ndim != 2 and not (array.ndim == 3 and array.shape[2] in (3, 4)):
-        raise Unreadable(
-            f"array of shape {array.shape}: images are (H, W), (H, W, 1), (H, W, 3) or (H, W, 4)"
-        )
+        raise Unreadable(f"array of shape {array.shape}: images are (H, W), (H, W, 1), (H, W, 3) or (H, W, 4)")
     if 0 in array.shape:
         raise Unreadable(f"array of shape {array.shape}: nothing to see")
     return Image.fromarray(np.ascontiguousarray(array))

@@ -40,9 +40,7 @@ def steps_per_epoch(n: int, *, batch_size: int) -> int:
     if batch_size < 1:
         raise UsageError(f"batch_size is {batch_size}: give at least 1")
     if n < batch_size:
-        raise DataError(
-            f"a batch of {batch_size} is larger than the data, {n} images: choose a batch size up to {n}"
-        )
+        raise DataError(f"a batch of {batch_size} is larger than the data, {n} images: choose a batch size up to {n}")
     return n // batch_size
 
 

@@ -43,20 +43,14 @@ def open_manifest(path: Path, *, split: str | None = None) -> FileSource:
             if one != other:
                 _fail(path, row.line, f"{row.name!r} has {what} {other!r}, but {one!r} in line {known.line}")
     if not rows:
-        raise DataError(
-            f"{str(path)!r} lists no image: it needs a row for each, with {', '.join(COLUMNS[:2])}"
-        )
+        raise DataError(f"{str(path)!r} lists no image: it needs a row for each, with {', '.join(COLUMNS[:2])}")
     if split is not None:
         splits = {row.split for row in rows.values() if row.split is not None}
         if not splits:
-            raise DataError(
-                f"{str(path)!r} has no split column, but split {split!r} was asked for: drop ':{split}'"
-            )
+            raise DataError(f"{str(path)!r} has no split column, but split {split!r} was asked for: drop ':{split}'")
         if split not in splits:
             raise unknown_name(f"split of {path.name!r}", split, splits)
-    chosen = sorted(
-        (row for row in rows.values() if split is None or row.split == split), key=lambda r: r.name
-    )
+    chosen = sorted((row for row in rows.values() if split is None or row.split == split), key=lambda r: r.name)
     for row in chosen:
         _check_file(path, row)
     spec = str(path) if split is None else f"{path}:{split}"
@@ -73,9 +67,7 @@ def _csv_rows(path: Path, text: str) -> Iterator[_Row]:
             if not fields:
                 continue
             if len(fields) != len(header):
-                _fail(
-                    path, reader.line_num, f"has {len(fields)} fields, the header {len(header)}: quote commas"
-                )
+                _fail(path, reader.line_num, f"has {len(fields)} fields, the header {len(header)}: quote commas")
             yield _row(path, reader.line_num, dict(zip(header, fields, strict=True)))
     except csv.Error as error:
         _fail(path, reader.line_num, f"is no CSV: {error}")
@@ -120,9 +112,7 @@ def _row(path: Path, line: int, values: dict[str, Any]) -> _Row:
         elif isinstance(value, str) or (isinstance(value, int) and not isinstance(value, bool)):
             texts.append(str(value))
         else:
-            _fail(
-                path, line, f"{column} is {value!r}: give a name, a whole number, or leave it empty for none"
-            )
+            _fail(path, line, f"{column} is {value!r}: give a name, a whole number, or leave it empty for none")
     return _Row(line, PurePath(name).as_posix(), texts[0], texts[1])
 
 

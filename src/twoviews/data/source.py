@@ -66,7 +66,7 @@ def open_source(spec: Spec, *, download: bool = False) -> Source:
 
     >>> source = open_source("digits:test")
     >>> len(source), source[0].label
-    (599, '2')
+    (599, '4')
     """
     if isinstance(spec, np.ndarray):
         from twoviews.data.arrays import from_arrays
@@ -87,9 +87,7 @@ def open_source(spec: Spec, *, download: bool = False) -> Source:
         return _open_path(str(spec))
     if isinstance(spec, Source):
         return spec
-    raise UsageError(
-        f"cannot read data from {type(spec).__name__}: give a path, a name, an array or a Source"
-    )
+    raise UsageError(f"cannot read data from {type(spec).__name__}: give a path, a name, an array or a Source")
 
 
 def _open_path(spec: str) -> Source:
@@ -130,8 +128,7 @@ def _open_file(path: Path, split: str | None) -> Source:
             return open_arrays(path)
         case suffix:
             raise DataError(
-                f"{str(path)!r} is no data set (suffix {suffix!r}): "
-                "give a folder, .csv, .jsonl, .parquet, .npy or .npz"
+                f"{str(path)!r} is no data set (suffix {suffix!r}): give a folder, .csv, .jsonl, .parquet, .npy or .npz"
             )
 
 

@@ -93,15 +93,11 @@ class ParquetSource:
 
     def _rows_of(self, split: str) -> NDArray[np.int64]:
         if "split" not in self._file.schema_arrow.names:
-            raise DataError(
-                f"{str(self._path)!r} has no column split, but {split!r} was asked for: drop ':{split}'"
-            )
+            raise DataError(f"{str(self._path)!r} has no column split, but {split!r} was asked for: drop ':{split}'")
         values = self._file.read(columns=["split"]).column(0).to_pylist()
         rows = np.flatnonzero([value == split for value in values])
         if not len(rows):
-            raise unknown_name(
-                f"split of {self._path.name!r}", split, {str(v) for v in values if v is not None}
-            )
+            raise unknown_name(f"split of {self._path.name!r}", split, {str(v) for v in values if v is not None})
         return rows.astype(np.int64)
 
     def _read_labels(self) -> list[str | None]:
@@ -136,9 +132,7 @@ def open_parquet(path: Path, *, split: str | None = None) -> ParquetSource:
     try:
         return ParquetSource(path, split=split)
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise DataError(
-            f"{str(path)!r} is not a readable parquet file: {str(error).splitlines()[0]}"
-        ) from error
+        raise DataError(f"{str(path)!r} is not a readable parquet file: {str(error).splitlines()[0]}") from error
 
 
 def _flat(column: Any) -> list[Any]:

@@ -79,8 +79,7 @@ class Comparison:
             for candidate in arm.settings:
                 used = seeds if reference != "all" else seeds[:1]
                 scores = [
-                    self._accuracy(arm.fit(self.split.subset(reference, s), candidate, s, reference).val)
-                    for s in used
+                    self._accuracy(arm.fit(self.split.subset(reference, s), candidate, s, reference).val) for s in used
                 ]
                 trials.append({"setting": candidate, "val_accuracy": round(float(np.mean(scores)), 4)})
             setting = max(trials, key=lambda t: t["val_accuracy"])["setting"]
@@ -173,9 +172,7 @@ def check_arms(arms: Iterable[str]) -> tuple[str, ...]:
 def check_budgets(split: Split, budgets: Sequence[Budget]) -> None:
     """Raise `DataError` when a class has fewer labels than asked for, or there is only one class."""
     if len(split.classes) < 2:
-        raise DataError(
-            f"the labelled data has one class ({split.classes[0]!r}): a comparison needs at least two"
-        )
+        raise DataError(f"the labelled data has one class ({split.classes[0]!r}): a comparison needs at least two")
     for budget in budgets:
         split.subset(budget, 0)
 
@@ -195,9 +192,7 @@ def verdict(comparison: Comparison, budgets: Sequence[Budget]) -> dict[str, Any]
         pairs = [s for s in seeds if (against, budget, s) in accuracy]
         if not pairs:
             continue
-        interval = paired_interval(
-            [accuracy[primary, budget, s] - accuracy[against, budget, s] for s in pairs]
-        )
+        interval = paired_interval([accuracy[primary, budget, s] - accuracy[against, budget, s] for s in pairs])
         single = interval.n == 1
         comparisons.append(
             {

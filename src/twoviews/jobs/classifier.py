@@ -43,7 +43,7 @@ def save_classifier(
     classes: Sequence[str],
     facts: dict[str, Any],
 ) -> None:
-    """Write a probe (on the run's encoder) or a fine-tuned classifier (with its own encoder), replacing the one there."""
+    """Write a probe (on the run's encoder) or a fine-tuned classifier (with its encoder), replacing the one there."""
     if classifier is None:
         assert probe is not None
         weight = probe.weight / probe.std
@@ -62,7 +62,10 @@ def save_classifier(
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
-    save_file({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, temporary / "model.safetensors")
+    save_file(
+        {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()},
+        temporary / "model.safetensors",
+    )
     (temporary / "config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
     shutil.rmtree(folder, ignore_errors=True)
     temporary.rename(folder)

@@ -13,8 +13,8 @@ from twoviews.run import Run
 def demo(*, out: str | Path, overwrite: bool, narrator: Narrator) -> tuple[Run, dict[str, Any]]:
     """Pretrain on the training digits without labels, compare at 1, 5, 10 and all labels a class, write the report.
 
-    1,797 real handwritten digits (8x8, UCI, with scikit-learn), split as they come: the last third, by other writers, is
-    test. The recipe was chosen on a validation part of train; the test part is read once.
+    1,797 real handwritten digits (8x8, UCI, with scikit-learn), split as they come: the last third, by other writers,
+    is test. The recipe was chosen on a validation part of train; the test part is read once.
     """
 
     def pretrained(_minutes: float | None, narrator: Narrator) -> Run:

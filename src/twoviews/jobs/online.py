@@ -21,17 +21,26 @@ HEALTH_SAMPLES = 512
 PROBE_SAMPLES = 5000
 
 
-def batches(corpus: Corpus, views: Views, *, compute: Compute, seed: int = 0, view: int = 0, size: int = 256) -> Iterator[Tensor]:
+def batches(
+    corpus: Corpus, views: Views, *, compute: Compute, seed: int = 0, view: int = 0, size: int = 256
+) -> Iterator[Tensor]:
     """One view of every sample of a corpus, in order, in batches on the device."""
     for start in range(0, len(corpus), size):
         batch = fetch(corpus, range(start, min(start + size, len(corpus))), device=compute.device)
         yield compute.arrange(views(batch, seed=seed, epoch=0, views=[view])[0])
 
 
-def vectors_of(encoder: nn.Module, corpus: Corpus, views: Views, *, compute: Compute, seed: int = 0, view: int = 0) -> np.ndarray:
+def vectors_of(
+    encoder: nn.Module, corpus: Corpus, views: Views, *, compute: Compute, seed: int = 0, view: int = 0
+) -> np.ndarray:
     """(N, D) float32: `h` of one view of every sample."""
     dtype = torch.bfloat16 if compute.bf16 else None
-    return embed(encoder, batches(corpus, views, compute=compute, seed=seed, view=view), device=compute.device, autocast=dtype)
+    return embed(
+        encoder,
+        batches(corpus, views, compute=compute, seed=seed, view=view),
+        device=compute.device,
+        autocast=dtype,
+    )
 
 
 def health_evaluator(corpus: Corpus, *, views: Views, clean: Views, compute: Compute, seed: int) -> Evaluator:
@@ -63,10 +72,21 @@ def probe_evaluator(
         vectors = vectors_of(encoder, part, clean, compute=compute)
         truth = part.labels[held_out]
         scores = knn_predict(
-            vectors[train], part.labels[train], vectors[held_out], classes=classes, k=k, temperature=temperature
+            vectors[train],
+            part.labels[train],
+            vectors[held_out],
+            classes=classes,
+            k=k,
+            temperature=temperature,
         )
         yield "online_knn", float((scores.argmax(1) == truth).mean())
-        probe = fit_probe(vectors[train], part.labels[train], classes=classes, strength=penalty / len(train), max_iterations=200)
+        probe = fit_probe(
+            vectors[train],
+            part.labels[train],
+            classes=classes,
+            strength=penalty / len(train),
+            max_iterations=200,
+        )
         yield "online_linear", float((probe.predict(vectors[held_out]) == truth).mean())
 
     return evaluate

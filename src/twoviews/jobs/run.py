@@ -22,7 +22,7 @@ def run_all(
     minutes: float | None,
     narrator: Narrator,
 ) -> tuple[Run, dict[str, Any]]:
-    """`pretrain(minutes, narrator)`, `evaluate(run, minutes, narrator)`, then the report; `minutes` covers everything."""
+    """`pretrain(minutes, narrator)`, `evaluate(run, minutes, narrator)`, then the report; `minutes` covers all."""
     began = time.monotonic()
     run = pretrain(None if minutes is None else PRETRAINING_SHARE * minutes, narrator)
     left = None

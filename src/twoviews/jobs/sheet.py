@@ -9,7 +9,7 @@ from twoviews.data.corpus import load_corpus
 from twoviews.data.loading import fetch
 from twoviews.data.source import Spec
 from twoviews.errors import ResourceError
-from twoviews.jobs.pretrain import build_views, native_size
+from twoviews.jobs.prepare import build_views, native_size
 from twoviews.narrate import Narrator
 from twoviews.recipes import load_recipe
 from twoviews.views.sheet import contact_sheet

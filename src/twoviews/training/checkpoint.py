@@ -66,7 +66,7 @@ def save_checkpoint(
             _fsync(temporary / name)
         _fsync(temporary)
         shutil.rmtree(final, ignore_errors=True)  # there only if damaged
-        os.rename(temporary, final)
+        temporary.rename(final)
         _fsync(folder)
     except Exception as error:  # safetensors reports a full disk by an exception of its own
         shutil.rmtree(temporary, ignore_errors=True)

@@ -16,17 +16,18 @@ def project_in_groups(method: Method, views: Sequence[Tensor], *, bn_group: int,
     a_i = (m / G) / (1 - (G - i) m / G), which gives all groups the same weight.
     """
     count = len(views[0]) // bn_group
-    norms = [m for m in method.modules() if isinstance(m, _BatchNorm) and m.training and m.momentum is not None]
-    momenta = [m.momentum for m in norms]
+    momenta = {
+        m: m.momentum for m in method.modules() if isinstance(m, _BatchNorm) and m.training and m.momentum is not None
+    }
     parts = []
     try:
         for index in range(count):
-            for norm, momentum in zip(norms, momenta, strict=True):
+            for norm, momentum in momenta.items():
                 share = momentum / count
                 norm.momentum = share / (1 - (count - 1 - index) * share)
             rows = slice(index * bn_group, (index + 1) * bn_group)
             parts.append(forward([view[rows] for view in views]))
     finally:
-        for norm, momentum in zip(norms, momenta, strict=True):
+        for norm, momentum in momenta.items():
             norm.momentum = momentum
     return Projections.join(parts)

@@ -26,7 +26,8 @@ class LARS(torch.optim.Optimizer):
         trust: float = 1e-3,
     ) -> None:
         super().__init__(
-            params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "trust": trust, "adapt": True}
+            params,
+            {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "trust": trust, "adapt": True},
         )
 
     @torch.no_grad()
@@ -66,8 +67,18 @@ def parameter_groups(module: nn.Module, *, weight_decay: float, lr_ratio: float 
     """Two groups: weights, and biases and norms (one axis or none), which are neither decayed nor adapted."""
     trained = [p for p in module.parameters() if p.requires_grad]
     groups = [  # lr_ratio: the group's rate as a part of the peak
-        {"params": [p for p in trained if p.ndim > 1], "weight_decay": weight_decay, "adapt": True, "lr_ratio": lr_ratio},
-        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0, "adapt": False, "lr_ratio": lr_ratio},
+        {
+            "params": [p for p in trained if p.ndim > 1],
+            "weight_decay": weight_decay,
+            "adapt": True,
+            "lr_ratio": lr_ratio,
+        },
+        {
+            "params": [p for p in trained if p.ndim <= 1],
+            "weight_decay": 0.0,
+            "adapt": False,
+            "lr_ratio": lr_ratio,
+        },
     ]
     return [group for group in groups if group["params"]]
 

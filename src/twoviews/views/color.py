@@ -11,6 +11,7 @@ much as ten to fifty additions.
 """
 
 import math
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -22,6 +23,7 @@ BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
 """The numbers of the four operations in an `order`."""
 
 _IDENTITY = 4
+_INACTIVE = 4
 # A working set that stays in a core's second-level cache.
 _CHUNK_PIXELS = 1 << 16
 
@@ -111,57 +113,69 @@ def solarize(images: Tensor, thresholds: Tensor) -> Tensor:
 def color_jitter(images: Tensor, *, factors: Tensor, shifts: Tensor, order: Tensor) -> Tensor:
     """Brightness, contrast, saturation and hue, in each sample's own order, clamped after each.
 
-    factors: (n, 3) brightness, contrast, saturation; shifts: (n,) hue; order: (n, 4) int64, rows permutations of
-    BRIGHTNESS, CONTRAST, SATURATION, HUE. Equal to torchvision's functions one after the other (1e-4).
+    factors: (n, 3) brightness, contrast, saturation; shifts: (n,) hue; order: (n, 4) int64, each row a
+    permutation of BRIGHTNESS, CONTRAST, SATURATION, HUE. Equal to torchvision's functions one after the other
+    (1e-4).
     """
     return jitter_(images.clone(), factors=factors, shifts=shifts, order=order, active=None)
 
 
-def jitter_(
-    images: Tensor, *, factors: Tensor, shifts: Tensor | None, order: Tensor, active: Tensor | None
-) -> Tensor:
-    """`color_jitter` into `images`, of the samples that are `active` ((n,) bool) or of all; no shifts, no hue.
+def jitter_(images: Tensor, *, factors: Tensor, shifts: Tensor | None, order: Tensor, active: Tensor | None) -> Tensor:
+    """`color_jitter` into `images`, of the `active` samples ((n,) bool) or of all; no shifts, no hue.
 
-    Brightness, contrast and saturation are all clamp(f x + (1 - f) m) with another m, so a pass can do another one
-    for each sample. Hue, the dear one, runs once, up to three passes before it and up to three after.
+    Brightness, contrast and saturation are all clamp(f x + (1 - f) m) with another m, so one pass can do
+    another of them for each sample. Hue, the dear one, runs once, with up to three passes before and after.
     """
-    when = (order == HUE).to(torch.uint8).argmax(1)
-    if images.device.type != "cpu":
-        # Counting samples would wait for the device: inactive ones and surplus passes do nothing instead.
-        if active is not None:
-            factors = torch.where(active.unsqueeze(1), factors, 1.0)
-            shifts = None if shifts is None else torch.where(active, shifts, 0.0)
-        slots = _slots(factors, order, when, channels=images.shape[1])
-        everything = len(images)
-        _run_slots(images, slots, shifts, before=(0, 0, 0), after=(everything,) * 3)
-        return images
+    # Sorting by need counts samples, and a GPU would have to be waited for.
+    run = _jitter_sorted if images.device.type == "cpu" else _jitter_unsorted
+    run(images, factors, shifts, order, active)
+    return images
+
+
+def _jitter_unsorted(
+    images: Tensor, factors: Tensor, shifts: Tensor | None, order: Tensor, active: Tensor | None
+) -> None:
+    """Six passes over every sample; those that one does not need are given a factor of 1."""
     if active is not None:
-        when = torch.where(active, when, 4)
-    # Sorted by the place of hue, the samples that still need a pass are one slice.
-    by_place = when.argsort(stable=True)
-    by_place = by_place[: int((when < 4).sum())]
-    when = when[by_place]
-    slots = _slots(factors[by_place], order[by_place], when, channels=images.shape[1])
-    shifts = None if shifts is None else shifts[by_place]
+        factors = torch.where(active.unsqueeze(1), factors, 1.0)
+        shifts = None if shifts is None else torch.where(active, shifts, 0.0)
+    slots = _slots(factors, order, _place_of_hue(order), channels=images.shape[1])
+    _run_slots(images, slots, shifts, before=(0, 0, 0), after=(len(images),) * 3)
+
+
+def _jitter_sorted(
+    images: Tensor, factors: Tensor, shifts: Tensor | None, order: Tensor, active: Tensor | None
+) -> None:
+    """Sorted by the place of hue in their order, the samples that still need a pass are one slice."""
+    place = _place_of_hue(order)
+    if active is not None:
+        place = torch.where(active, place, _INACTIVE)
+    chosen = place.argsort(stable=True)[: int((place < _INACTIVE).sum())]
+    place = place[chosen]
+    slots = _slots(factors[chosen], order[chosen], place, channels=images.shape[1])
+    shifts = None if shifts is None else shifts[chosen]
     step = max(_CHUNK_PIXELS // (images.shape[2] * images.shape[3]), 1)
     scratch = torch.empty_like(images[:step])
-    for start in range(0, len(by_place), step):
+    for start in range(0, len(chosen), step):
         part = slice(start, start + step)
-        places = when[part].tolist()
-        chunk = torch.index_select(images, 0, by_place[part], out=scratch[: len(places)])
+        places = place[part].tolist()
+        chunk = torch.index_select(images, 0, chosen[part], out=scratch[: len(places)])
         _run_slots(
             chunk,
             slots[part],
             None if shifts is None else shifts[part],
-            before=tuple(sum(place <= k for place in places) for k in range(3)),
-            after=tuple(sum(place < 3 - k for place in places) for k in range(3)),
+            before=tuple(sum(p <= k for p in places) for k in range(3)),
+            after=tuple(sum(p < 3 - k for p in places) for k in range(3)),
         )
-        images.index_copy_(0, by_place[part], chunk)
-    return images
+        images.index_copy_(0, chosen[part], chunk)
+
+
+def _place_of_hue(order: Tensor) -> Tensor:
+    return (order == HUE).to(torch.uint8).argmax(1)
 
 
 def _slots(factors: Tensor, order: Tensor, when: Tensor, *, channels: int) -> Tensor:
-    """(n, 6, 3): for the three passes before hue and the three after, f and what m takes of mean and of grey."""
+    """(n, 6, 3): for the three passes before hue and after it, f and what m takes of mean and of grey."""
     if channels == 1:
         factors = torch.cat([factors[:, :2], torch.ones_like(factors[:, :1])], dim=1)
     slot = torch.arange(3, device=order.device)
@@ -198,36 +212,35 @@ def _blend(images: Tensor, slots: Tensor) -> None:
 _YIQ = ((0.299, 0.587, 0.114), (0.595716, -0.274453, -0.321263), (0.211456, -0.522591, 0.311135))
 
 
-def yiq_matrices(factors: Tensor, shifts: Tensor) -> Tensor:
-    """The linear part of `color_jitter_yiq`: (n, 3, 3), in the dtype of `factors`."""
-    luma, in_phase, quadrature = torch.tensor(_YIQ, dtype=torch.float64).unbind(0)
-    back = torch.linalg.inv(torch.tensor(_YIQ, dtype=torch.float64))
-    to_grey = luma.expand(3, 3)
+@cache
+def _yiq_bases(device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    """(3, 3) each: the identity, the projection to grey, and the quarter turn of hue."""
+    yiq = torch.tensor(_YIQ, dtype=torch.float64)
+    back = torch.linalg.inv(yiq)
     # Hue grows from red to green, which is clockwise in the plane of I and Q.
-    quarter = torch.outer(back[:, 1], quadrature) - torch.outer(back[:, 2], in_phase)
-    to_grey, quarter = (m.to(factors.device, factors.dtype) for m in (to_grey, quarter))
-    eye = torch.eye(3, dtype=factors.dtype, device=factors.device)
-    light, colour = factors[:, 0] * factors[:, 1], factors.prod(1)
-    angle = shifts * (2 * math.pi)
-    along, across = (colour * angle.cos()).view(-1, 1, 1), (colour * angle.sin()).view(-1, 1, 1)
-    return along * eye + (light.view(-1, 1, 1) - along) * to_grey + across * quarter
+    quarter = torch.outer(back[:, 1], yiq[2]) - torch.outer(back[:, 2], yiq[1])
+    bases = (torch.eye(3, dtype=torch.float64), yiq[0].expand(3, 3), quarter)
+    eye, grey, quarter = (basis.to(device, dtype) for basis in bases)
+    return eye, grey, quarter
 
 
 def color_jitter_yiq(images: Tensor, *, factors: Tensor, shifts: Tensor) -> Tensor:
-    """Brightness, contrast, saturation and a rotation of hue in YIQ as one affine map of colour, clamped once.
+    """Brightness, contrast, saturation and a turn of hue in YIQ as one affine map of colour, clamped once.
 
-    factors: (n, 3) brightness, contrast, saturation; shifts: (n,) turns. Without clamping in between, and with luma
-    weights that sum to 1, the four commute: brightness and contrast scale Y, I and Q, saturation scales I and Q, the
-    rotation turns them, and contrast adds the same (1 - contrast) * mean Y * brightness wherever it stands. So a
-    random order is every order. Another op than `color_jitter`, whose hue is HSV's: it is faster, and it keeps
-    luma where HSV keeps the largest channel.
+    factors: (n, 3) brightness, contrast, saturation; shifts: (n,) turns. Without clamping in between, and
+    with luma weights that sum to 1, the four commute: brightness and contrast scale Y, I and Q, saturation
+    scales I and Q, hue turns them, and contrast adds (1 - contrast) * mean Y * brightness wherever it stands.
+    So every order gives the same. Another op than `color_jitter`, whose hue is HSV's: it is faster, and it keeps luma
+    where HSV keeps the largest channel.
     """
+    light = factors[:, 0] * factors[:, 1]
+    lift = factors[:, 0] * (1 - factors[:, 1])
     if images.shape[1] == 1:
-        light = _column(factors[:, 0] * factors[:, 1])
-        offset = _mean(images).mul_(_column(factors[:, 0] * (1 - factors[:, 1])))
-        return torch.addcmul(offset, images, light).clamp_(0, 1)
-    luma = torch.tensor(_YIQ[0], dtype=images.dtype, device=images.device)
-    mean = _mean(images).view(-1, 3) @ luma
-    offset = (mean * factors[:, 0] * (1 - factors[:, 1])).view(-1, 1, 1)
-    mapped = torch.baddbmm(offset, yiq_matrices(factors, shifts), images.flatten(2))
-    return mapped.clamp_(0, 1).view_as(images)
+        return torch.addcmul(_mean(images).mul_(_column(lift)), images, _column(light)).clamp_(0, 1)
+    red, green, blue = _mean(images).flatten(1).unbind(1)
+    offset = (red * _YIQ[0][0] + green * _YIQ[0][1] + blue * _YIQ[0][2]) * lift
+    colour, angle = light * factors[:, 2], shifts * (2 * math.pi)
+    along, across = (colour * angle.cos()).view(-1, 1, 1), (colour * angle.sin()).view(-1, 1, 1)
+    eye, grey, quarter = _yiq_bases(images.device, images.dtype)
+    matrices = along * eye + (light.view(-1, 1, 1) - along) * grey + across * quarter
+    return torch.baddbmm(offset.view(-1, 1, 1), matrices, images.flatten(2)).clamp_(0, 1).view_as(images)

@@ -1,6 +1,6 @@
 """The operations of a policy: strengths as fields, parameters from draws, work for the whole batch.
 
-The first op of a policy is a `Framing`, the others are of type `Op`. An op may overwrite the images it is given.
+The first op of a policy is a `Framing`, the others are `Op`s, which may overwrite the images they are given.
 """
 
 from collections.abc import Callable
@@ -104,31 +104,30 @@ class FullFrame:
         return _framed(batch, resample.full_boxes(sizes), sizes, image_size=image_size)
 
 
-def _where_active(
-    images: Tensor, active: Tensor, function: Callable[..., Tensor], *parameters: Tensor
-) -> Tensor:
+def _where_active(images: Tensor, active: Tensor, function: Callable[..., Tensor], *parameters: Tensor) -> Tensor:
     """`function(images, *parameters)` for the active samples, the others as they are."""
     if images.device.type != "cpu":
         # Selecting would wait for the device to say how many there are.
         return torch.where(active.view(-1, 1, 1, 1), function(images, *parameters), images)
     chosen = active.nonzero().squeeze(1)
-    return images.index_copy_(
-        0, chosen, function(images.index_select(0, chosen), *(p[chosen] for p in parameters))
-    )
+    return images.index_copy_(0, chosen, function(images.index_select(0, chosen), *(p[chosen] for p in parameters)))
 
 
 def _jitter_factors(draws: Draws, *strengths: float) -> Tensor:
     """(N, 3), uniform in [max(0, 1 - x), 1 + x] for each strength x."""
-    low = torch.tensor([max(0.0, 1 - x) for x in strengths], device=draws.device)
-    high = torch.tensor([1 + x for x in strengths], device=draws.device)
-    return draws.uniform("factors", len(strengths)).mul_(high - low).add_(low)
+    factors = draws.uniform("factors", len(strengths))
+    # Column by column: a tensor of bounds would have to be sent to the device.
+    for column, x in zip(factors.unbind(1), strengths, strict=True):
+        low = max(0.0, 1 - x)
+        column.mul_(1 + x - low).add_(low)
+    return factors
 
 
 @dataclass(frozen=True, slots=True)
 class ColorJitter:
     """Brightness, contrast, saturation and exact HSV hue in random order, for a share of the samples.
 
-    Source: SimCLR (Chen et al. 2020, arXiv:2002.05709), appendix A: strength s gives 0.8 s, 0.8 s, 0.8 s, 0.2 s.
+    Source: SimCLR (arXiv:2002.05709), appendix A: strength s gives 0.8 s, 0.8 s, 0.8 s and 0.2 s.
     """
 
     brightness: float = 0.8
@@ -149,7 +148,7 @@ class ColorJitter:
 
 @dataclass(frozen=True, slots=True)
 class ColorJitterYIQ:
-    """As `ColorJitter`, with hue turned in YIQ and one clamp at the end: one affine map of colour, and faster."""
+    """As `ColorJitter`, with hue turned in YIQ and one clamp at the end: one affine map of colour."""
 
     brightness: float = 0.8
     contrast: float = 0.8
@@ -161,7 +160,7 @@ class ColorJitterYIQ:
         active = draws.chance("active", self.probability)
         factors = _jitter_factors(draws, self.brightness, self.contrast, self.saturation)
         shifts = draws.uniform("hue", low=-self.hue, high=self.hue)
-        # The identity matrix leaves every bit as it is, and costs less than taking samples out and putting them back.
+        # The identity matrix keeps every bit, and costs less than taking samples out and putting them back.
         return color.color_jitter_yiq(
             images,
             factors=torch.where(active.unsqueeze(1), factors, 1.0),
@@ -183,7 +182,7 @@ class RandomGrayscale:
 
 @dataclass(frozen=True, slots=True)
 class GaussianBlur:
-    """A share of the samples blurred, sigma uniform in pixels; `kernel` None: odd, near a tenth of the side."""
+    """A share of the samples blurred; sigma in pixels; `kernel` None: odd, near a tenth of the side."""
 
     sigma: tuple[float, float] = (0.1, 2.0)
     probability: float = 0.5
@@ -201,7 +200,7 @@ class GaussianBlur:
 
 @dataclass(frozen=True, slots=True)
 class Solarize:
-    """Bright pixels inverted in a share of the samples (BYOL, Grill et al. 2020, arXiv:2006.07733, appendix B)."""
+    """Bright pixels inverted in a share of the samples (BYOL, arXiv:2006.07733, appendix B)."""
 
     threshold: float = 0.5
     probability: float = 0.2
@@ -213,7 +212,7 @@ class Solarize:
 
 @dataclass(frozen=True, slots=True)
 class RandomAffine:
-    """A small rotation, shear (degrees), translation (share of the side) and change of scale; black outside."""
+    """A small rotation and shear (degrees), translation (share of the side) and change of scale."""
 
     degrees: float = 15.0
     translate: float = 0.12

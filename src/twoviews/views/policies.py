@@ -32,7 +32,7 @@ NORMALIZATIONS: dict[str, tuple[tuple[float, float, float], tuple[float, float, 
 }
 """Mean and standard deviation a channel: to [-1, 1], to the statistics of ImageNet, and left in [0, 1]."""
 
-# On a CPU the views of a few samples pass through all ops before the next ones do, so that they stay in the cache.
+# On a CPU the views of some samples pass through all ops before the next ones do, and stay in the cache.
 _CHUNK_PIXELS = 1 << 19
 
 
@@ -73,8 +73,9 @@ class Policy:
     ) -> "Policy":
         """This policy with other strengths; None leaves them.
 
-        min_scale: smallest share of the area a crop keeps, in (0, 1]. strength: SimCLR's s, so 0.8 s for brightness,
-        contrast and saturation and 0.2 s for hue, of those that the policy has. blur, flip: probabilities.
+        min_scale: smallest share of the area a crop keeps, in (0, 1]. strength: SimCLR's s, so 0.8 s for
+        brightness, contrast and saturation and 0.2 s for hue, of those that the policy has. blur, flip:
+        probabilities.
         Raises UsageError where the policy has nothing to apply an option to.
         """
         changed = self
@@ -125,7 +126,7 @@ class Policy:
 
 
 def _check(option: str, value: float, *, at_most: float, above: bool = False) -> None:
-    if not (0.0 < value if above else 0.0 <= value) or not value <= at_most:
+    if not (value > 0.0 if above else value >= 0.0) or not value <= at_most:
         raise UsageError(
             f"{option} must be {'above 0' if above else 'at least 0'} and at most {at_most:g}, not {value!r}"
         )
@@ -140,9 +141,9 @@ POLICIES: dict[str, Policy] = {
             RandomResizedCrop(),
             (ColorJitter(0.8, 0.8, 0.8, 0.2), RandomGrayscale(0.2), GaussianBlur()),
         ),
-        # The same paper, appendix B.9 (CIFAR-10): half the colour strength and no blur, which a few pixels do not survive.
+        # The same paper, appendix B.9 (CIFAR-10): half the colour strength, and no blur of so few pixels.
         Policy("simclr-small", RandomResizedCrop(), (ColorJitter(0.4, 0.4, 0.4, 0.1), RandomGrayscale(0.2))),
-        # The same strengths with hue in YIQ: other pixels, fewer operations, for processors that wait for views.
+        # The same strengths with hue in YIQ: other pixels, fewer operations.
         Policy(
             "simclr-small-fast",
             RandomResizedCrop(),
@@ -150,7 +151,7 @@ POLICIES: dict[str, Policy] = {
         ),
         # What supervised training uses; also the weak view of FixMatch-like methods. Colour stays readable.
         Policy("weak", RandomResizedCrop(min_scale=0.5), (ColorJitter(0.2, 0.2, 0.0, 0.0),)),
-        # Mirrored or cropped digits are other digits or none; what varies among writers is slant, size and place.
+        # A mirrored or cropped digit is another one or none; writers vary in slant, size and place.
         Policy(
             "digits",
             CenterCrop(),
@@ -171,7 +172,7 @@ def find_policy(name: str) -> Policy:
 
 @contextmanager
 def _exact_float32(device_type: str) -> Iterator[None]:
-    """No autocast and no reduced-precision products: what the user chose for the network is not meant for pixels."""
+    """No autocast, no reduced-precision products: what was chosen for the network is not meant for pixels."""
     chosen = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
     try:
@@ -190,9 +191,7 @@ class Views:
     >>> # first, second = views(batch, seed=0, epoch=4, views=(0, 1))
     """
 
-    def __init__(
-        self, policy: Policy, *, image_size: int, mean: Sequence[float], std: Sequence[float]
-    ) -> None:
+    def __init__(self, policy: Policy, *, image_size: int, mean: Sequence[float], std: Sequence[float]) -> None:
         if image_size < 1:
             raise UsageError(f"the image size must be at least 1 pixel, not {image_size}")
         for name, values in (("mean", mean), ("std", std)):
@@ -212,27 +211,30 @@ class Views:
     def __call__(self, batch: DecodedBatch, *, seed: int, epoch: int, views: Sequence[int]) -> list[Tensor]:
         """One (B, C, S, S) float32 tensor for each number in `views`, on the device of the batch.
 
-        The same (seed, epoch, sample, view) gives the same pixels in whatever batch the sample comes.
+        The same (seed, epoch, sample, view) gives the same pixels in whatever batch the sample comes, up to
+        the rounding of matrix products (1e-6), and the same bytes in the same batch.
         """
         values, count, side = batch.values, len(views), self.image_size
         if values.dtype != torch.uint8 or values.ndim != 4 or values.shape[3] not in (1, 3):
             raise UsageError(
                 f"views are made of uint8 images (B, H, W, 1 or 3), not of {values.dtype} {tuple(values.shape)}"
             )
+        if count == 0:
+            return []
         out = torch.empty(count, len(values), values.shape[3], side, side, device=values.device)
         mean, std = self.normalization(values.shape[3])
         step = len(values)
         if values.device.type == "cpu":
             step = max(_CHUNK_PIXELS // (count * side * side), 1)
         with _exact_float32(values.device.type):
-            for start in range(0, len(values), max(step, 1)):
+            for start in range(0, len(values), step or 1):
                 part = Part.of(batch, slice(start, start + step))
-                numbers = torch.tensor(views, dtype=torch.int64, device=values.device)
+                numbers = [torch.full_like(part.samples, view) for view in views]
                 draws = Draws(
                     seed=seed,
                     epoch=epoch,
                     samples=part.samples.repeat(count),
-                    views=numbers.repeat_interleave(len(part.samples)),
+                    views=torch.cat(numbers),
                 )
                 images = self.policy(part, draws, image_size=side)
                 place = out[:, start : start + step]

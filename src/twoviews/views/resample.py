@@ -20,9 +20,7 @@ from twoviews.views.draws import Draws
 ATTEMPTS = 10
 
 
-def random_boxes(
-    sizes: Tensor, draws: Draws, *, scale: tuple[float, float], ratio: tuple[float, float]
-) -> Tensor:
+def random_boxes(sizes: Tensor, draws: Draws, *, scale: tuple[float, float], ratio: tuple[float, float]) -> Tensor:
     """Boxes of torchvision's RandomResizedCrop: (N, 4) float32 left, top, width, height, all whole numbers.
 
     sizes: (N, 2) original width and height. Area a uniform share of the image within `scale`, width / height
@@ -61,7 +59,7 @@ def full_boxes(sizes: Tensor) -> Tensor:
 
 def stored_boxes(boxes: Tensor, sizes: Tensor, *, stored: tuple[int, int]) -> Tensor:
     """Boxes of the original geometry, in pixels of the stored (height, width): (N, 4) float32."""
-    stretch = torch.tensor([stored[1], stored[0]], dtype=torch.float32, device=boxes.device) / sizes
+    stretch = torch.stack([stored[1] / sizes[:, 0], stored[0] / sizes[:, 1]], dim=1)
     return boxes * stretch.repeat(1, 2)
 
 
@@ -71,9 +69,7 @@ def planes(values: Tensor) -> Tensor:
     return out.copy_(values.permute(0, 3, 1, 2))
 
 
-def _taps(
-    low: Tensor, extent: Tensor, flip: Tensor | None, *, stored: int, side: int
-) -> tuple[Tensor, Tensor]:
+def _taps(low: Tensor, extent: Tensor, flip: Tensor | None, *, stored: int, side: int) -> tuple[Tensor, Tensor]:
     """First tap (N, S, 1) and weights (N, S, K), rows summing to 1, along one axis.
 
     low, extent: (N,) the box, in stored pixels; flip: (N,) bool, read from the far end.
@@ -100,9 +96,9 @@ def crop_resize(
 ) -> Tensor:
     """Cut each box out, resize it to a square and mirror it where asked: (N, C, S, S) float32.
 
-    images: (B, C, H, W) float32; boxes: (N, 4) left, top, width, height in pixels of these, fractions allowed,
-    N a multiple of B; flip: (N,) bool; `gain` multiplies the result. Equal to torchvision's
-    `resized_crop(..., antialias=True)` for whole-numbered boxes (1e-5).
+    images: (B, C, H, W) float32; boxes: (N, 4) left, top, width, height in pixels of these and inside them,
+    fractions allowed, N a multiple of B; flip: (N,) bool; `gain` multiplies the result. Equal to
+    torchvision's `resized_crop(..., antialias=True)` for whole-numbered boxes (1e-5).
     """
     (source, channels, height, width), count = images.shape, boxes.shape[0]
     left, top, box_width, box_height = boxes.unbind(1)

@@ -17,14 +17,15 @@ _MIN_CELL = 64
 def contact_sheet(
     batch: DecodedBatch, views: Views, *, seed: int, columns: int = 8, rows: int = 8, epoch: int = 0
 ) -> Image.Image:
-    """A row for each of the first `rows` images of the batch: the image, then `columns - 1` random views of it.
+    """A row for each of the first `rows` images: the image, then `columns - 1` random views of it.
 
     The image stands in its original aspect ratio. Tiny views are enlarged by a whole factor, pixel by pixel.
     Raises UsageError for fewer than two columns, one row, or one image.
     """
     if columns < 2 or rows < 1 or len(batch.samples) < 1:
         raise UsageError(
-            f"a contact sheet needs 2 columns, 1 row and 1 image at least, not {columns}, {rows} and {len(batch.samples)}"
+            "a contact sheet needs 2 columns, 1 row and 1 image at least, "
+            f"not {columns}, {rows} and {len(batch.samples)}"
         )
     some = Part.of(batch, slice(rows))
     made = views(some, seed=seed, epoch=epoch, views=range(columns - 1))

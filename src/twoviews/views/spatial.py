@@ -45,8 +45,8 @@ def gaussian_blur(images: Tensor, sigmas: Tensor, *, kernel: int) -> Tensor:
 def affine(images: Tensor, *, angle: Tensor, translate: Tensor, scale: Tensor, shear: Tensor) -> Tensor:
     """Shear, scale, rotate and translate about the centre, bilinear, black outside.
 
-    angle: (n,) degrees, positive from the x axis to the y axis, which points down; translate: (n, 2) pixels x, y;
-    scale: (n,); shear: (n, 2) degrees x, y. Equal to torchvision's `affine(..., BILINEAR, fill=None)` (1e-5).
+    angle: (n,) degrees, clockwise; translate: (n, 2) pixels x, y; scale: (n,); shear: (n, 2) degrees x, y. Equal to
+    torchvision's `affine(..., BILINEAR, fill=None)` (1e-5).
     """
     side = images.shape[2]
     turn, shear_x, shear_y = angle * (math.pi / 180), *(shear * (math.pi / 180)).unbind(1)
@@ -54,7 +54,7 @@ def affine(images: Tensor, *, angle: Tensor, translate: Tensor, scale: Tensor, s
     b = -(a * shear_x.tan() + turn.sin())
     c = (turn - shear_y).sin() / shear_y.cos()
     d = turn.cos() - c * shear_x.tan()
-    # grid_sample asks where each pixel of the result comes from: the inverse, whose determinant is 1 / scale**2.
+    # grid_sample asks where each pixel of the result comes from, hence the inverse.
     inverse = torch.stack([torch.stack([d, -b], 1), torch.stack([-c, a], 1)], 1) / scale.view(-1, 1, 1)
     shift = inverse @ (translate / (-0.5 * side)).unsqueeze(2)
     grid = F.affine_grid(torch.cat([inverse, shift], 2), list(images.shape), align_corners=False)

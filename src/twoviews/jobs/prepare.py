@@ -1,0 +1,206 @@
+"""From a recipe and data to a job that is ready to train: what is left open is decided, then everything is built."""
+
+import copy
+import resource
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from twoviews.compute import Compute, choose_compute
+from twoviews.config import Recipe, make_recipe
+from twoviews.data.corpus import Corpus
+from twoviews.encoders import Encoder, build_encoder, stem_choice, wrap_encoder
+from twoviews.errors import DataError, UsageError, unknown_name
+from twoviews.jobs.online import health_evaluator, probe_evaluator
+from twoviews.methods import Method, build_method
+from twoviews.narrate import Narrator
+from twoviews.training.loop import Evaluator, Plan, train_step
+from twoviews.training.optim import build_optimizer, parameter_groups, scaled_lr
+from twoviews.views.policies import NORMALIZATIONS, POLICIES, Views, find_policy
+
+
+def build_views(config: Recipe, *, image_size: int) -> Views:
+    """The augmentation of a configuration."""
+    v = config.views
+    policy = find_policy(v.policy).with_options(min_scale=v.min_scale, strength=v.strength, blur=v.blur, flip=v.flip)
+    if v.normalization not in NORMALIZATIONS:
+        raise unknown_name("normalization", v.normalization, NORMALIZATIONS)
+    mean, std = NORMALIZATIONS[v.normalization]
+    return Views(policy, image_size=v.size or image_size, mean=mean, std=std)
+
+
+def native_size(corpus: Corpus) -> int | None:
+    """The images' own side in pixels when they are all of one size and stored as they are, else None."""
+    _, height, width, _ = corpus.values.shape
+    return min(height, width) if bool((corpus.sizes == (width, height)).all()) else None
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a configuration and a corpus amount to, ready to train."""
+
+    config: Recipe
+    compute: Compute
+    encoder: Encoder
+    method: Method
+    optimizer: torch.optim.Optimizer
+    views: Views
+    plan: Plan
+
+    def with_steps(self, steps: int) -> "Job":
+        return replace(self, plan=replace(self.plan, steps=steps))
+
+
+def check_names(config: Recipe) -> None:
+    """Refuse unknown names before anything is read or written."""
+    build_views(config, image_size=8)
+    find_policy(config.evaluate.policy)
+    probe = nn.Identity()
+    probe.num_features = 8  # type: ignore[assignment]
+    build_method(config.method.name, probe, options=config.method.options)
+    if config.encoder.name != "auto":
+        stem_choice(config.encoder.name, image_size=32, stem="auto")
+
+
+def decide(config: Recipe, corpus: Corpus, *, asked_batch: bool, narrator: Narrator) -> Recipe:
+    """Fill in what the recipe leaves open, telling why."""
+    count, height, width, channels = corpus.values.shape
+    if count < 2:
+        raise DataError(f"{corpus.spec} has {count} readable image: contrastive learning needs at least 2")
+    train: dict[str, Any] = {}
+    data: dict[str, Any] = {"channels": channels}
+    size = config.data.image_size
+    if size is None:
+        own = native_size(corpus)
+        size = own or 96
+        reason = "the images' own size" if own else "images of several sizes; a small default that CPUs can train"
+        narrator.chose("image_size", size, reason)
+        data["image_size"] = size
+    if config.data.cache_side is None:
+        data["cache_side"] = round(1.25 * size) if (height, width) != (size, size) else max(height, size)
+    encoder: dict[str, Any] = {}
+    if config.encoder.name == "auto":
+        gpu = torch.cuda.is_available() and config.train.device in ("auto", "cuda")
+        name = "resnet18" if gpu else "resnet_mini" if size > 16 else "convnet_tiny"
+        narrator.chose("encoder", name, "a GPU is there" if gpu else f"a small network for a CPU at {size} px")
+        encoder["name"] = name
+    batch = config.train.batch_size
+    if batch is None:
+        batch = min(256, count)
+        narrator.chose("batch_size", batch, "256 or all images, whichever is less")
+    if batch > count:
+        if asked_batch:
+            raise UsageError(f"batch size {batch} is larger than the data ({count} images): give --batch-size {count}")
+        batch = count
+        narrator.chose("batch_size", batch, f"the recipe's {config.train.batch_size} is more than the {count} images")
+    train["batch_size"] = batch
+    group = config.train.bn_group
+    if group is None or group > batch:
+        group = next(g for g in range(min(batch, 256), 0, -1) if batch % g == 0)
+        narrator.chose("bn_group", group, "the batch up to 256 samples")
+    if batch % group:
+        raise UsageError(f"batch size {batch} is not a multiple of train.bn_group {group}")
+    train["bn_group"] = group
+    if config.train.epochs is None and config.train.minutes is None and config.train.steps is None:
+        train["epochs"] = 100
+        narrator.chose("epochs", 100, "no --epochs or --minutes given")
+    return make_recipe(config.model_dump(exclude_none=True), {"data": data, "encoder": encoder, "train": train})
+
+
+def assemble(config: Recipe, corpus: Corpus, *, encoder: nn.Module | None, narrator: Narrator) -> Job:
+    """Build everything from a decided configuration; the weights are a function of the seed."""
+    train, size = config.train, required(config.data.image_size)
+    channels = corpus.values.shape[3]
+    compute = choose_compute(device=train.device, precision=train.precision, threads=train.threads, narrator=narrator)
+    torch.manual_seed(train.seed)
+    if encoder is not None:
+        built = wrap_encoder(encoder, image_size=size, channels=channels)
+    else:
+        stem, reason = stem_choice(config.encoder.name, image_size=size, stem=config.encoder.stem)
+        narrator.chose("encoder.stem", stem, reason)
+        built = build_encoder(
+            config.encoder.name, image_size=size, channels=channels, stem=stem, init=config.encoder.init
+        )
+    method = build_method(config.method.name, built, options=config.method.options)
+    compute.place(method)
+    optim = config.optim
+    batch = required(train.batch_size)
+    lr = scaled_lr(optim.lr, batch_size=batch, reference=optim.lr_batch, scaling=optim.lr_scaling)
+    if optim.lr_scaling != "none":
+        narrator.chose("lr", round(lr, 6), f"{optim.lr} x {optim.lr_scaling} scaling of {batch}/{optim.lr_batch}")
+    optimizer = build_optimizer(
+        parameter_groups(method, weight_decay=optim.weight_decay), name=optim.name, momentum=optim.momentum
+    )
+    plan = Plan(
+        steps=1,
+        batch_size=batch,
+        bn_group=required(train.bn_group),
+        seed=train.seed,
+        lr=lr,
+        warmup=optim.warmup,
+        schedule=optim.schedule,
+        compile=train.compile,
+        checkpoint_minutes=train.checkpoint_minutes,
+        keep_checkpoints=train.keep_checkpoints,
+        evaluations=train.evaluations,
+    )
+    views = build_views(config, image_size=size)
+    return Job(config, compute, built, method, optimizer, views, plan)
+
+
+def evaluators_of(config: Recipe, corpus: Corpus, labelled: Corpus | None, job: Job) -> list[Evaluator]:
+    size = required(config.data.image_size)
+    clean = Views(POLICIES["none"], image_size=size, mean=job.views.mean, std=job.views.std)
+    evaluators = [health_evaluator(corpus, views=job.views, clean=clean, compute=job.compute, seed=job.plan.seed)]
+    if labelled is not None:
+        evaluators.append(
+            probe_evaluator(
+                labelled,
+                clean=clean,
+                compute=job.compute,
+                k=config.evaluate.knn_k,
+                temperature=config.evaluate.knn_temperature,
+                penalty=config.evaluate.fixed_penalty,
+            )
+        )
+    return evaluators
+
+
+def measure(job: Job, corpus: Corpus, evaluators: Sequence[Evaluator]) -> tuple[float, float]:
+    """Seconds a step (median), and seconds of all evaluations, on a copy of the model."""
+    method, groups = copy.deepcopy(job.method), []
+    groups = parameter_groups(method, weight_decay=job.config.optim.weight_decay)
+    optimizer = build_optimizer(groups, name=job.config.optim.name, momentum=job.config.optim.momentum)
+    forward: nn.Module = torch.compile(method) if job.plan.compile else method  # type: ignore[assignment]
+    method.train()
+    taken: list[float] = []
+    plan = replace(job.plan, steps=10**6)
+    for step in range(40):
+        started = time.monotonic()
+        train_step(method, optimizer, job.views, corpus, step=step, plan=plan, compute=job.compute, forward=forward)
+        if step >= 2:  # the first steps choose kernels and allocate
+            taken.append(time.monotonic() - started)
+        if len(taken) >= 3 and sum(taken) > 6:
+            break
+    started = time.monotonic()
+    if job.plan.evaluations:
+        for evaluator in evaluators:
+            list(evaluator(method.encoder))
+    return sum(taken) / len(taken), (time.monotonic() - started) * job.plan.evaluations
+
+
+def peak_memory_gb(compute: Compute) -> float:
+    if compute.device.type == "cuda":
+        return torch.cuda.max_memory_allocated(compute.device) / 1e9
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+
+
+def required(value: int | None) -> int:
+    assert value is not None, "decided before"
+    return value
