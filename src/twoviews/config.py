@@ -209,11 +209,10 @@ def _merge(into: dict[str, Any], layer: Mapping[str, Any]) -> None:
     for key, value in layer.items():
         if value is None:
             continue
+        if isinstance(into.get(key, value), Mapping) != isinstance(value, Mapping):
+            raise UsageError(f"{key} is a value in one place and a table in another")
         if isinstance(value, Mapping):
-            child = into.setdefault(key, {})
-            if not isinstance(child, dict):
-                raise UsageError(f"{key} is a value in one place and a table in another")
-            _merge(child, value)
+            _merge(into.setdefault(key, {}), value)
         else:
             into[key] = value
 

@@ -40,9 +40,7 @@ HOSTILE = (
 def make(ids=HOSTILE, classes=("cat", "do\udcffg")):
     rng = np.random.default_rng(0)
     labels = np.arange(len(ids)) % (len(classes) + 1) - 1
-    return Embeddings(
-        rng.normal(size=(len(ids), 5)).astype(np.float32), tuple(ids), labels, tuple(classes), "abc"
-    )
+    return Embeddings(rng.normal(size=(len(ids), 5)).astype(np.float32), tuple(ids), labels, tuple(classes), "abc")
 
 
 def assert_same(a, b):

@@ -14,9 +14,7 @@ def make(n, *, d=6, classes=3, unlabelled=0, side=8, channels=3, seed=0):
     labels = np.arange(n) % classes
     vectors = (4 * rng.normal(size=(classes, d))[labels] + rng.normal(size=(n, d))).astype(np.float32)
     labels[n - unlabelled :] = -1
-    values = np.broadcast_to(
-        (np.arange(n) % 256).astype(np.uint8)[:, None, None, None], (n, side, side, channels)
-    )
+    values = np.broadcast_to((np.arange(n) % 256).astype(np.uint8)[:, None, None, None], (n, side, side, channels))
     names = tuple("abcdefgh"[:classes])
     return values, Embeddings(vectors, tuple(f"id{i}" for i in range(n)), labels, names, "f")
 

@@ -51,9 +51,7 @@ def test_the_chunk_changes_nothing(chunk):
     queries = rng.normal(size=(33, 4)).astype(np.float32)
     labels = rng.integers(0, 3, 50)
     whole = knn_predict(train, labels, queries, classes=3, k=6, chunk=33)
-    np.testing.assert_allclose(
-        knn_predict(train, labels, queries, classes=3, k=6, chunk=chunk), whole, atol=1e-5
-    )
+    np.testing.assert_allclose(knn_predict(train, labels, queries, classes=3, k=6, chunk=chunk), whole, atol=1e-5)
 
 
 @pytest.mark.parametrize("k", [1, 2, 3, 5, 9])

@@ -62,9 +62,7 @@ def test_equals_scikit_learn_on_digits_with_their_constant_pixels():
     probe = fit_probe(vectors, labels, classes=10, strength=1e-3)
     scaler, model = reference(vectors, labels, 1e-3)
     np.testing.assert_allclose(probe.weight, model.coef_, atol=1e-4)
-    np.testing.assert_allclose(
-        probe.predict_proba(vectors), model.predict_proba(scaler.transform(vectors)), atol=1e-4
-    )
+    np.testing.assert_allclose(probe.predict_proba(vectors), model.predict_proba(scaler.transform(vectors)), atol=1e-4)
 
 
 @pytest.mark.parametrize("strength", [1e-1, 1e-3])
@@ -86,9 +84,7 @@ def test_is_the_minimum_of_the_stated_objective():
     found = np.concatenate([probe.weight.ravel(), probe.bias])
     best = minimize(slow_objective, np.zeros(15), args=(vectors, labels, 3, 0.01), options={"gtol": 1e-7})
     assert slow_objective(found, vectors, labels, 3, 0.01) == pytest.approx(best.fun, abs=1e-9)
-    zero = check_grad(
-        lambda x: slow_objective(x, vectors, labels, 3, 0.01), lambda x: np.zeros_like(x), found
-    )
+    zero = check_grad(lambda x: slow_objective(x, vectors, labels, 3, 0.01), lambda x: np.zeros_like(x), found)
     assert zero < 1e-5
 
 

@@ -44,9 +44,7 @@ def test_a_class_is_drawn_alike_whatever_the_others_hold():
 
 
 def test_too_few_labels_name_the_class_and_the_largest_budget():
-    with pytest.raises(
-        DataError, match=r"13 labels a class were asked for, but class '3' has 12: ask for 12"
-    ):
+    with pytest.raises(DataError, match=r"13 labels a class were asked for, but class '3' has 12: ask for 12"):
         subset(LABELS, per_class=13, seed=0)
     with pytest.raises(DataError, match="class 'mole' has 12"):
         subset(LABELS, per_class=13, seed=0, classes=["a", "b", "c", "mole"])

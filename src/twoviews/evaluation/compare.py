@@ -242,25 +242,26 @@ def _sentence(primary: str | None, comparisons: list[dict[str, Any]], comparison
     parts = {"helps": [], "hurts": [], "cannot tell": [], "one seed": []}  # type: dict[str, list[str]]
     for row in comparisons:
         budget = _budget_words(row["labels_per_class"])
-        points = f"{100 * row['mean_difference']:+.1f} points"
+        points = f"{100 * row['mean_difference']:+.1f}"
         if row["low"] is not None:
-            points += f" [{100 * row['low']:+.1f}, {100 * row['high']:+.1f}]"
-        parts[row["conclusion"]].append(f"{points} {budget}")
+            points += f" ± {50 * (row['high'] - row['low']):.1f}"
+        parts[row["conclusion"]].append(f"{budget} ({points} points)")
     sentences = []
     if parts["helps"]:
-        sentences.append(f"Self-supervision helped: {_join(parts['helps'])}.")
+        sentences.append(f"Self-supervision helped {_join(parts['helps'])}.")
     if parts["hurts"]:
         start = "It hurt" if sentences else "Self-supervision hurt"
-        sentences.append(f"{start}: {_join(parts['hurts'])}.")
+        sentences.append(f"{start} {_join(parts['hurts'])}.")
     if parts["cannot tell"]:
-        start = "No clear difference" if sentences else "Cannot tell whether self-supervision helped"
-        sentences.append(f"{start}: {_join(parts['cannot tell'])}.")
+        start = "There is no clear difference" if sentences else "Cannot tell whether self-supervision helped"
+        sentences.append(f"{start} {_join(parts['cannot tell'])}.")
     if parts["one seed"]:
-        sentences.append(f"{_join(parts['one seed'])}: one seed, so no interval.")
+        what = _join(parts["one seed"])
+        sentences.append(f"{what[0].upper()}{what[1:]} there is one seed, so no interval.")
     n = max(row["n"] for row in comparisons)
     sentences.append(
-        f"Test accuracy of {NAMES[primary]} minus that of {NAMES['supervised']} on the same labels; "
-        f"95 % intervals over {n} label subsets."
+        f"Compared: test accuracy of {NAMES[primary]} and of {NAMES['supervised']} on the same labels, "
+        f"± a 95 % interval over {n} label subsets."
     )
     return " ".join(sentences)
 

@@ -150,9 +150,7 @@ class Embeddings:
         folder = Path(folder)
         for name in _FILES:
             if not (folder / name).is_file():
-                raise DataError(
-                    f"{str(folder)!r} holds no embeddings: {name} is missing; make them with embed"
-                )
+                raise DataError(f"{str(folder)!r} holds no embeddings: {name} is missing; make them with embed")
         try:
             meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
             if meta["format"] != _FORMAT:
@@ -174,8 +172,7 @@ class Embeddings:
             return cls(vectors, tuple(i for i, _ in pairs), labels, classes, str(meta["fingerprint"]))
         except (ValueError, KeyError, TypeError, StopIteration, csv.Error, UsageError) as error:
             raise DataError(
-                f"the embeddings in {str(folder)!r} are damaged ({type(error).__name__}: {error}): "
-                "embed again"
+                f"the embeddings in {str(folder)!r} are damaged ({type(error).__name__}: {error}): embed again"
             ) from error
 
 
@@ -302,15 +299,11 @@ def frozen(module: nn.Module) -> Iterator[None]:
         )
 
 
-def check_labelled(
-    vectors: npt.NDArray[Any], labels: npt.NDArray[Any], *, classes: int, what: str = "vectors"
-) -> None:
+def check_labelled(vectors: npt.NDArray[Any], labels: npt.NDArray[Any], *, classes: int, what: str = "vectors") -> None:
     """Raise unless vectors are (N, D), N > 0 and finite, and labels (N,) lie in 0 .. classes - 1."""
     check_finite(vectors, what=what)
     if labels.shape != (len(vectors),) or labels.dtype.kind not in "iu":
-        raise UsageError(
-            f"{len(vectors)} {what} need {len(vectors)} integer labels, got {labels.shape} {labels.dtype}"
-        )
+        raise UsageError(f"{len(vectors)} {what} need {len(vectors)} integer labels, got {labels.shape} {labels.dtype}")
     if not len(vectors):
         raise DataError(f"no labelled {what}: give at least one labelled sample")
     if not 0 <= labels.min() <= labels.max() < classes:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
+from threadpoolctl import threadpool_limits
 
 from ..errors import UsageError
 from .features import Embeddings, check_finite
@@ -42,9 +43,7 @@ def build_gallery(
     ((96, 96), ['a', 'b', 'c'])
     """
     if values.ndim != 4 or values.dtype != np.uint8 or values.shape[3] not in (1, 3):
-        raise UsageError(
-            f"a gallery needs values (N, H, W, 1 or 3) of uint8, got {values.shape} {values.dtype}"
-        )
+        raise UsageError(f"a gallery needs values (N, H, W, 1 or 3) of uint8, got {values.shape} {values.dtype}")
     if len(values) != len(embeddings) or (predicted is not None and predicted.shape != (len(values),)):
         got = "none" if predicted is None else str(predicted.shape)
         raise UsageError(
@@ -73,9 +72,7 @@ def build_gallery(
     return content, _sprite([values[i] for i in shown], tile=tile, columns=columns)
 
 
-def _neighbours(
-    chosen: Embeddings, order: npt.NDArray[np.int64], *, queries: int, count: int
-) -> list[dict[str, Any]]:
+def _neighbours(chosen: Embeddings, order: npt.NDArray[np.int64], *, queries: int, count: int) -> list[dict[str, Any]]:
     labels = chosen.labels[order]
     first = [int(order[np.flatnonzero(labels == c)[0]]) for c in np.unique(labels[labels >= 0])]
     asked = [*first, *(int(i) for i in order if i not in first)][:queries]
@@ -104,12 +101,16 @@ def _map(vectors: npt.NDArray[np.float32], *, seed: int) -> npt.NDArray[np.float
         # Here, as it takes a second and only a report needs it.
         from sklearn.manifold import TSNE
 
-        plane = TSNE(
+        tsne = TSNE(
             perplexity=min(30.0, (len(vectors) - 1) / 3),
             # scikit-learn's own PCA initialisation, but safe for one dimension.
             init=(plane / plane[:, 0].std() * 1e-4).astype(np.float32),
             random_state=seed,
-        ).fit_transform(axes)
+        )
+        # A thousand iterations of a fraction of a millisecond: threads would spend longer waiting for each
+        # other, on a busy machine a hundred times longer. And the map is the same for any number of cores.
+        with threadpool_limits(1):
+            plane = tsne.fit_transform(axes)
     low, high = plane.min(axis=0), plane.max(axis=0)
     extent = max(float((high - low).max()), 1e-6)
     xy: npt.NDArray[np.float64] = ((plane - (low + high) / 2) / extent + 0.5).clip(0.0, 1.0)

@@ -21,9 +21,7 @@ def confusion(
            [1, 1]])
     """
     if labels.ndim != 1 or labels.shape != predicted.shape:
-        raise UsageError(
-            f"need one prediction a label, got labels {labels.shape}, predicted {predicted.shape}"
-        )
+        raise UsageError(f"need one prediction a label, got labels {labels.shape}, predicted {predicted.shape}")
     if not len(labels):
         raise DataError("no labelled sample to score: give a test set with labels")
     for name, values in (("labels", labels), ("predicted", predicted)):

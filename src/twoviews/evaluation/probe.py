@@ -87,9 +87,7 @@ def fit_probe(
     >>> fit_probe(x, np.array([0, 0, 1, 1]), classes=2, strength=0.01).predict(x)
     array([0, 0, 1, 1])
     """
-    return fit_probes(vectors, labels, classes=classes, strengths=[strength], max_iterations=max_iterations)[
-        0
-    ]
+    return fit_probes(vectors, labels, classes=classes, strengths=[strength], max_iterations=max_iterations)[0]
 
 
 def fit_probes(

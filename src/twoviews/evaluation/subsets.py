@@ -43,9 +43,7 @@ def subset(
     poorest = min(counts, key=counts.__getitem__)
     if counts[poorest] < per_class:
         largest = counts[poorest]
-        step = (
-            f"ask for {largest} or fewer" if largest else "label at least one of them or leave the class out"
-        )
+        step = f"ask for {largest} or fewer" if largest else "label at least one of them or leave the class out"
         raise DataError(
             f"{per_class} labels a class were asked for, but class {names[poorest]!r} has {largest}: {step}"
         )

@@ -30,7 +30,11 @@ from twoviews.jobs.arms import PIXEL_SIDE, Arms, seeds_of
 from twoviews.jobs.classifier import save_classifier
 from twoviews.jobs.labelled import Labelled, load_labelled
 from twoviews.narrate import Narrator
-from twoviews.run import Run, provenance, read_json, write_json, write_rows, write_text
+from twoviews.report import write_report
+from twoviews.run import Run, provenance, write_json, write_rows, write_text
+
+FINISHING_SECONDS = 20
+"""Of a `minutes` budget, kept for pictures and page."""
 
 
 def evaluate(
@@ -48,6 +52,8 @@ def evaluate(
 ) -> dict[str, Any]:
     """Compare what the encoder gives with what the labels give without it; the content of `evaluation/results.json`.
 
+    Also writes the classifier and the report.
+
     `train`, `val`, `test`: labelled data. Without `val`, a stratified fifth of train (at most 5,000) is held out for
     choosing settings. `labels_per_class`: budgets, e.g. "1,5,10,all". `arms`: of `ARMS`; naming `finetune` or
     `supervised` also runs them on more than `evaluate.all_limit` labels. `minutes`: of the whole call; fewer updates,
@@ -56,7 +62,7 @@ def evaluate(
     Raises `UsageError` for a run that is not finished, unknown arms and budgets; `DataError` for labels that do not
     suffice.
     """
-    deadline = None if minutes is None else time.monotonic() + 60 * minutes
+    deadline = None if minutes is None else time.monotonic() + 60 * minutes - FINISHING_SECONDS
     narrator = narrator or Narrator()
     run = run if isinstance(run, Run) else Run(run)
     info = run.require_finished()
@@ -135,6 +141,7 @@ def evaluate(
     _write_pictures(room, comparison, shipped)
     write_json(run.results, results)
     write_text(run.evaluation / "curves.jsonl", "".join(json.dumps(row) + "\n" for row in room.curves))
+    write_report(run.path)
     return results
 
 
@@ -250,11 +257,3 @@ def _train_all(data: Labelled, config: Recipe, *, asked: Sequence[str] | None, n
         "--arms to train them too"
     )
     return False
-
-
-def load_results(run: Run) -> dict[str, Any] | None:
-    """`evaluation/results.json`, where there is one."""
-    if not run.results.is_file():
-        return None
-    loaded: dict[str, Any] = read_json(run.results)
-    return loaded
