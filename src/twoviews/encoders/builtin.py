@@ -52,9 +52,7 @@ class BasicBlock(nn.Module):
         self.relu = nn.ReLU(inplace=True)
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or before != after:
-            self.shortcut = nn.Sequential(
-                _conv(before, after, stride=stride, kernel=1), nn.BatchNorm2d(after)
-            )
+            self.shortcut = nn.Sequential(_conv(before, after, stride=stride, kernel=1), nn.BatchNorm2d(after))
 
     def forward(self, maps: Tensor) -> Tensor:
         inner = self.relu(self.bn1(self.conv1(maps)))
@@ -79,9 +77,7 @@ class ResNetMini(nn.Module):
         stem: int = 32,
     ) -> None:
         super().__init__()
-        self.stem = nn.Sequential(
-            _conv(channels, stem, stride=stride), nn.BatchNorm2d(stem), nn.ReLU(inplace=True)
-        )
+        self.stem = nn.Sequential(_conv(channels, stem, stride=stride), nn.BatchNorm2d(stem), nn.ReLU(inplace=True))
         blocks: list[nn.Module] = []
         before = stem
         for width, depth in zip(widths, depths, strict=True):
@@ -117,9 +113,7 @@ BUILTIN: dict[str, _Small] = {
     "resnet_mini": _Small(
         "small residual network, 1.2 M parameters: 32 to 96 px on a CPU", 64, (64, 128, 256), (1, 1, 1)
     ),
-    "resnet_mini_wide": _Small(
-        "resnet_mini of 1.5 times the width, 2.7 M parameters", 64, (96, 192, 384), (1, 1, 1)
-    ),
+    "resnet_mini_wide": _Small("resnet_mini of 1.5 times the width, 2.7 M parameters", 64, (96, 192, 384), (1, 1, 1)),
 }
 
 

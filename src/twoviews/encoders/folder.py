@@ -37,9 +37,7 @@ def save_encoder(
     state = {}
     for name, value in encoder.body.state_dict().items():
         if not isinstance(value, Tensor):
-            raise UsageError(
-                f"{name} of {type(encoder.body).__name__} is no tensor: only tensors can be saved"
-            )
+            raise UsageError(f"{name} of {type(encoder.body).__name__} is no tensor: only tensors can be saved")
         # clone: safetensors takes neither shared memory nor channels-last tensors
         state[name] = value.detach().cpu().clone(memory_format=torch.contiguous_format)
     folder.mkdir(parents=True, exist_ok=True)
@@ -76,9 +74,7 @@ def load_encoder(folder: str | Path, *, module: nn.Module | None = None) -> Enco
                     stem=table["stem"],
                 )
     except (KeyError, TypeError) as error:
-        raise DataError(
-            f"{folder / 'config.json'} is not a complete encoder description ({error!r})"
-        ) from error
+        raise DataError(f"{folder / 'config.json'} is not a complete encoder description ({error!r})") from error
     state = read_safetensors(folder / "model.safetensors")
     try:
         encoder.body.load_state_dict(state, strict=True)
@@ -97,15 +93,11 @@ def read_encoder_config(folder: str | Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise DataError(f"cannot read {path}: {error}") from error
     if not isinstance(config, dict) or not isinstance(config.get("twoviews"), dict):
-        raise DataError(
-            f"{path} has no twoviews table: load a plain timm folder with timm, or pass it as init"
-        )
+        raise DataError(f"{path} has no twoviews table: load a plain timm folder with timm, or pass it as init")
     return config
 
 
-def _config(
-    encoder: Encoder, *, preprocessing: Mapping[str, Any], extra: Mapping[str, Any]
-) -> dict[str, Any]:
+def _config(encoder: Encoder, *, preprocessing: Mapping[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]:
     """timm's schema; `architecture` is a name known to timm only where timm rebuilds this very network."""
     about = encoder.architecture
     clash = set(extra) & ({*_ARCHITECTURE, "preprocessing", "loads_in_timm"})
@@ -113,9 +105,7 @@ def _config(
         raise UsageError(f"extra may not replace {', '.join(sorted(clash))}")
     size = about["image_size"]
     # A small ViT is told by its patch_size; timm would silently give a small MobileNet its own stride.
-    in_timm = about["source"] == "timm" and (
-        about["stem"] == "standard" or "patch_size" in about["model_args"]
-    )
+    in_timm = about["source"] == "timm" and (about["stem"] == "standard" or "patch_size" in about["model_args"])
     pretrained_cfg: dict[str, Any] = {
         "mean": list(preprocessing["mean"]),
         "std": list(preprocessing["std"]),
@@ -155,11 +145,7 @@ def _card(config: Mapping[str, Any]) -> str:
         if in_timm
         else 'twoviews.load_encoder("FOLDER")'
     )
-    note = (
-        ""
-        if in_timm
-        else f"\ntimm cannot rebuild this network ({about['source']}, stem `{about['stem']}`).\n"
-    )
+    note = "" if in_timm else f"\ntimm cannot rebuild this network ({about['source']}, stem `{about['stem']}`).\n"
     return f"""---
 library_name: {"timm" if in_timm else "twoviews"}
 pipeline_tag: image-feature-extraction

@@ -65,9 +65,7 @@ def initialize(encoder: Encoder, init: str | Path) -> Transfer:
 
 
 @torch.no_grad()
-def transfer_weights(
-    body: nn.Module, state: Mapping[str, Tensor], *, source: str = "the given weights"
-) -> Transfer:
+def transfer_weights(body: nn.Module, state: Mapping[str, Tensor], *, source: str = "the given weights") -> Transfer:
     """Copy the tensors of `state` that fit into `body`, adapting the first convolution and positions.
 
     A prefix before every name, such as `backbone.`, is taken off. Errors: UsageError when less than half fit.
@@ -135,17 +133,13 @@ def encoder_folder(folder: str | Path) -> Path:
 def _public_state(encoder: Encoder) -> Mapping[str, Tensor]:
     name, source = encoder.architecture["name"], encoder.architecture["source"]
     if source not in ("timm", "torchvision"):
-        raise UsageError(
-            f"encoder {name!r} has no public weights: leave init out, or give a .safetensors file"
-        )
+        raise UsageError(f"encoder {name!r} has no public weights: leave init out, or give a .safetensors file")
     try:
         if source == "timm":
             state: Mapping[str, Tensor] = timm.create_model(name, pretrained=True, num_classes=0).state_dict()
         else:
             state = torchvision.models.get_model(name, weights="DEFAULT").state_dict()
-    except (
-        Exception
-    ) as error:  # urllib, requests, httpx and the hub client each raise from a tree of their own
+    except Exception as error:  # urllib, requests, httpx and the hub client each raise from a tree of their own
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise DataError(
             f"the public weights of {name!r} could not be had ({reason}): "
@@ -167,9 +161,7 @@ def _weights_file(init: str | Path) -> Path:
         if not path.is_file():
             raise DataError(f"no file {str(path)!r}: give an existing .safetensors file as init")
         return path
-    raise UsageError(
-        f"init {str(init)!r} is neither 'pretrained' nor a .safetensors file nor an encoder folder"
-    )
+    raise UsageError(f"init {str(init)!r} is neither 'pretrained' nor a .safetensors file nor an encoder folder")
 
 
 def _without_prefix(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
@@ -189,11 +181,7 @@ def _adapted(name: str, value: Tensor, target: Tensor, *, body: nn.Module, first
     if name == first and value.ndim == 4 and value.shape[0] == target.shape[0]:
         height, width = target.shape[2:]
         return adapt_convolution(value, channels=target.shape[1], kernel=(height, width))
-    if (
-        name.endswith(("pos_embed", "pos_embedding"))
-        and value.ndim == 3
-        and value.shape[2] == target.shape[2]
-    ):
+    if name.endswith(("pos_embed", "pos_embedding")) and value.ndim == 3 and value.shape[2] == target.shape[2]:
         prefix = 0 if getattr(body, "no_embed_class", False) else getattr(body, "num_prefix_tokens", 1)
         old, new = isqrt(value.shape[1] - prefix), isqrt(target.shape[1] - prefix)
         if (old * old + prefix, new * new + prefix) == (value.shape[1], target.shape[1]):

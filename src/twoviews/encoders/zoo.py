@@ -93,9 +93,7 @@ def stem_choice(name: str, image_size: int, stem: str = "auto") -> tuple[str, st
 def construct(name: str, *, image_size: int, channels: int, stem: str) -> Encoder:
     """Build a network by name with random weights and the stem given or chosen."""
     if image_size < 1 or channels < 1:
-        raise UsageError(
-            f"an encoder needs image_size and channels of at least 1, got {image_size} and {channels}"
-        )
+        raise UsageError(f"an encoder needs image_size and channels of at least 1, got {image_size} and {channels}")
     place = _find(name)
     used, _ = stem_choice(name, image_size, stem)
     small = used == "small"
@@ -149,8 +147,7 @@ def wrap_encoder(module: nn.Module, *, image_size: int, channels: int = 3) -> En
         num_features = count_features(module, image_size=image_size, channels=channels)
     except (RuntimeError, ValueError, TypeError, AssertionError) as error:
         raise UsageError(
-            f"{name} does not run on images of shape (2, {channels}, {image_size}, {image_size}): "
-            f"{_first_line(error)}"
+            f"{name} does not run on images of shape (2, {channels}, {image_size}, {image_size}): {_first_line(error)}"
         ) from error
     architecture = {
         "name": name,
@@ -257,9 +254,7 @@ def _make_small(body: Any, place: _Place) -> None:
 
 def _torchvision_body(place: _Place, *, image_size: int, channels: int) -> nn.Module:
     if place.module in _AUXILIARY_HEADS:
-        raise UsageError(
-            f"torchvision's {place.name} trains with auxiliary heads: take its timm name instead"
-        )
+        raise UsageError(f"torchvision's {place.name} trains with auxiliary heads: take its timm name instead")
     if place.module in _TORCHVISION_VITS:
         body: nn.Module = torchvision.models.get_model(place.name, weights=None, image_size=image_size)
     else:

@@ -11,7 +11,7 @@ from torch import nn
 from twoviews.compute import Compute
 from twoviews.config import Evaluate, Recipe
 from twoviews.data.corpus import Corpus
-from twoviews.encoders import build_encoder, load_encoder
+from twoviews.encoders import build_encoder, load_encoder, wrap_encoder
 from twoviews.evaluation.compare import Arm, Budget, Fitted, reference_budget
 from twoviews.evaluation.features import fingerprint_module, frozen
 from twoviews.evaluation.finetune import Classifier, FitPlan, class_scores, estimate_statistics, fit_classifier
@@ -41,11 +41,14 @@ class Arms:
         run: Run,
         config: Recipe,
         info: dict[str, Any],
+        *,
         compute: Compute,
         data: Labelled,
+        module: Callable[[], nn.Module] | None,
         narrator: Narrator,
     ) -> None:
         self.run, self.info, self.compute, self.data, self.narrator = run, info, compute, data, narrator
+        self.module = module
         self.options: Evaluate = config.evaluate
         self.preprocessing = Preprocessing.of(run.encoder)
         self.clean = self.preprocessing.views()
@@ -58,7 +61,7 @@ class Arms:
         self.curves: list[dict[str, Any]] = []
         self.tick: Callable[..., None] | None = None
         self.seconds: dict[str, float] = {}
-        self.encoder = compute.place(load_encoder(run.encoder)).eval()
+        self.encoder = compute.place(self.trained_encoder()).eval()
         self.encoder_hash = fingerprint_module(self.encoder)
         with frozen(self.encoder):
             self.features = {
@@ -69,10 +72,16 @@ class Arms:
     def _parts(self) -> dict[str, Corpus]:
         return {"train": self.data.train, "val": self.data.val, "test": self.data.test}
 
+    def trained_encoder(self) -> nn.Module:
+        """A copy of the run's encoder."""
+        return load_encoder(self.run.encoder, module=self.module() if self.module is not None else None)
+
     def fresh_encoder(self, seed: int) -> nn.Module:
         """The run's architecture with random weights."""
         a = self.info["encoder"]
         torch.manual_seed(seed)
+        if self.module is not None:
+            return wrap_encoder(self.module(), image_size=a["image_size"], channels=a["channels"])
         name = a["name"] if ":" in a["name"] or a["source"] == "builtin" else f"{a['source']}:{a['name']}"
         return build_encoder(name, image_size=a["image_size"], channels=a["channels"], stem=a["stem"])
 
@@ -167,9 +176,7 @@ class Arms:
     ) -> tuple[Classifier, FitPlan]:
         classes = len(self.data.split.classes)
         finetune = name == "finetune"
-        classifier = Classifier(
-            load_encoder(self.run.encoder) if finetune else self.fresh_encoder(seed), classes=classes
-        )
+        classifier = Classifier(self.trained_encoder() if finetune else self.fresh_encoder(seed), classes=classes)
         if finetune:
             labels = self.data.split.train[indices]
             strength = self.options.fixed_penalty / len(indices)
@@ -227,11 +234,10 @@ class Arms:
         if affordable < updates:
             affordable = max(affordable, MIN_UPDATES)
             cut.append(
-                f"{affordable} of at most {updates} updates for fine-tuning and baseline alike, "
-                "to keep to the time asked for"
+                f"{affordable} of at most {updates} updates for fine-tuning and baseline alike, to keep to the time"
             )
         narrator.say(
-            f"fine-tuning and baseline: {min(affordable, updates)} updates, {kept} seeds; {per_update:.2f} s an update; "
+            f"fine-tuning and baseline: {min(affordable, updates)} updates, {kept} seeds; {per_update:.2f} s each; "
             f"measured in {time.monotonic() - started:.0f} s"
         )
         return min(affordable, updates), seeds[:kept], cut

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from twoviews.compute import choose_compute
 from twoviews.data.source import Spec
@@ -72,11 +73,17 @@ def save_classifier(
 
 
 def predict(
-    run: Run | str | Path, data: Spec, *, download: bool = False, narrator: Narrator | None = None
+    run: Run | str | Path,
+    data: Spec,
+    *,
+    encoder: nn.Module | None = None,
+    download: bool = False,
+    narrator: Narrator | None = None,
 ) -> list[Prediction]:
     """Classify every readable item of `data` with the classifier that `evaluate` chose on validation.
 
-    Raises `UsageError` when the run has no classifier, or one that was fitted to another encoder.
+    `encoder`: for a run that trained your own module, that module. Raises `UsageError` when the run has no
+    classifier, or one that was fitted to another encoder.
     """
     narrator = narrator or Narrator()
     run = run if isinstance(run, Run) else Run(run)
@@ -91,7 +98,7 @@ def predict(
     preprocessing = Preprocessing.of(run.encoder)
     corpus = preprocessing.load(data, download=download, narrator=narrator)
     compute = choose_compute(device="auto", precision=info["precision"], threads=info["threads"], narrator=narrator)
-    classifier = Classifier(load_encoder(run.encoder), classes=len(config["classes"]))
+    classifier = Classifier(load_encoder(run.encoder, module=encoder), classes=len(config["classes"]))
     tensors = load_file(run.classifier / "model.safetensors")
     classifier.load_state_dict(tensors, strict=config["kind"] == "finetuned")
     compute.place(classifier)

@@ -53,12 +53,14 @@ def embed(
     data: Spec,
     *,
     out: str | Path | None = None,
+    encoder: nn.Module | None = None,
     download: bool = False,
     narrator: Narrator | None = None,
 ) -> Embeddings:
     """`h` of every readable item of `data`: (N, num_features) float32 with ids and labels.
 
-    Written to `out` as vectors.npy, index.csv and meta.json when given.
+    Written to `out` as vectors.npy, index.csv and meta.json when given. `encoder`: for a run that trained your own
+    module, that module, into which the weights are loaded.
 
     >>> embed("runs/a", "photos/").vectors.shape          # doctest: +SKIP
     (1204, 512)
@@ -69,8 +71,8 @@ def embed(
     preprocessing = Preprocessing.of(run.encoder)
     corpus = preprocessing.load(data, download=download, narrator=narrator)
     compute = choose_compute(device="auto", precision=info["precision"], threads=info["threads"], narrator=narrator)
-    encoder = compute.place(load_encoder(run.encoder)).eval()
-    embeddings = embed_corpus(run, encoder, corpus, preprocessing=preprocessing, compute=compute)
+    trained = compute.place(load_encoder(run.encoder, module=encoder)).eval()
+    embeddings = embed_corpus(run, trained, corpus, preprocessing=preprocessing, compute=compute)
     if out is not None:
         embeddings.save(out, overwrite=True)
     return embeddings

@@ -2,9 +2,11 @@
 
 import json
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
+
+from torch import nn
 
 from twoviews.compute import choose_compute
 from twoviews.config import Recipe, make_recipe
@@ -47,6 +49,7 @@ def evaluate(
     labels_per_class: str | Iterable[Budget] = "1,5,10,all",
     seeds: int = 5,
     minutes: float | None = None,
+    encoder: Callable[[], nn.Module] | None = None,
     download: bool = False,
     narrator: Narrator | None = None,
 ) -> dict[str, Any]:
@@ -58,6 +61,7 @@ def evaluate(
     choosing settings. `labels_per_class`: budgets, e.g. "1,5,10,all". `arms`: of `ARMS`; naming `finetune` or
     `supervised` also runs them on more than `evaluate.all_limit` labels. `minutes`: of the whole call; fewer updates,
     then fewer seeds are used to fit, the same for fine-tuning and the baseline, and what was cut is in the result.
+    `encoder`: for a run that trained your own module, the function that makes it with random weights.
 
     Raises `UsageError` for a run that is not finished, unknown arms and budgets; `DataError` for labels that do not
     suffice.
@@ -80,7 +84,7 @@ def evaluate(
     began = time.monotonic()
 
     comparison = Comparison(data.split)
-    room = Arms(run, config, info, compute, data, narrator)
+    room = Arms(run, config, info, compute=compute, data=data, module=encoder, narrator=narrator)
     all_budgets = list(budgets)
     list_of_seeds = list(range(seeds))
     last = budgets[-1]

@@ -81,8 +81,7 @@ def spreads(rows: Sequence[Row], score: str) -> dict[tuple[str, Budget], Spread]
         if value is not None:
             values[row.arm, row.labels_per_class].append(value)
     return {
-        key: Spread(fmean(v), stdev(v) if len(v) > 1 else None, min(v), max(v), len(v))
-        for key, v in values.items()
+        key: Spread(fmean(v), stdev(v) if len(v) > 1 else None, min(v), max(v), len(v)) for key, v in values.items()
     }
 
 
@@ -169,9 +168,7 @@ def pretraining_panels(metrics: Sequence[Metric], *, chance_loss: float | None) 
         y = linear_axis(min(value for _, value in loss), top)
         chance = None if chance_loss is None else (chance_loss, f"chance, ln(2N−1) = {chance_loss:.2f}")
         note = "Below the dotted line the encoder finds the other view of an image better than by guessing."
-        panels.append(
-            _panel("Contrastive loss", [Line("loss", "s-linear", loss)], y, note + every, reference=chance)
-        )
+        panels.append(_panel("Contrastive loss", [Line("loss", "s-linear", loss)], y, note + every, reference=chance))
     accuracy, every = _thin(_series(metrics, lambda m: m.contrastive_accuracy))
     if accuracy:
         y = linear_axis(0.0, 1.0, scale=100)
@@ -227,9 +224,7 @@ def health_panels(metrics: Sequence[Metric]) -> list[Panel]:
         if points:
             values = [value for _, value in points]
             y = linear_axis(min(values), max(values))
-            panels.append(
-                _panel(title, _ended([Line(title.lower(), "s-linear", points, marker="circle")]), y, meaning)
-            )
+            panels.append(_panel(title, _ended([Line(title.lower(), "s-linear", points, marker="circle")]), y, meaning))
     return panels
 
 

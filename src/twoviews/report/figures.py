@@ -49,9 +49,7 @@ class Line:
 
 def element(name: str, attributes: Mapping[str, object], *children: str | Markup) -> Markup:
     """One element with every attribute and every child escaped that is not already markup."""
-    opened = "".join(
-        f' {key}="{escape(_plain(value))}"' for key, value in attributes.items() if value is not None
-    )
+    opened = "".join(f' {key}="{escape(_plain(value))}"' for key, value in attributes.items() if value is not None)
     return Markup(f"<{name}{opened}>{''.join(escape(child) for child in children)}</{name}>")
 
 
@@ -104,9 +102,7 @@ def line_chart(
         if len(line.band) > 1:
             upper = [at((px, high)) for px, _, high in line.band]
             lower = [at((px, low)) for px, low, _ in reversed(line.band)]
-            parts.append(
-                element("polygon", {"class": f"band {line.css}", "points": _points([*upper, *lower])})
-            )
+            parts.append(element("polygon", {"class": f"band {line.css}", "points": _points([*upper, *lower])}))
         elif line.band and line.band[0][1] < line.band[0][2]:
             px, low, high = line.band[0]
             start, end = at((px, low)), at((px, high))
@@ -123,9 +119,7 @@ def line_chart(
         parts.append(element("polyline", drawn))
         if line.marker or line.titles:
             titles = line.titles or ("",) * len(places)
-            marks = [
-                marker(line.marker, p, css=line.css, title=t) for p, t in zip(places, titles, strict=True)
-            ]
+            marks = [marker(line.marker, p, css=line.css, title=t) for p, t in zip(places, titles, strict=True)]
             parts.append(element("g", {"data-of": index}, *marks))
     ends = [(at(line.points[-1]), line) for line in lines if line.end and line.points]
     for height_at, (place, line) in zip(_spread([p[1] for p, _ in ends], top, bottom), ends, strict=True):
@@ -150,9 +144,7 @@ def marker(shape: str, place: Point, *, css: str, title: str = "", size: float =
     inside = (element("title", {}, title),) if title else ()
     if corners:
         return element("polygon", {"class": f"mark {css}", "points": _points(corners)}, *inside)
-    return element(
-        "circle", {"class": f"mark {css}" if shape else "hit", "cx": px, "cy": py, "r": size}, *inside
-    )
+    return element("circle", {"class": f"mark {css}" if shape else "hit", "cx": px, "cy": py, "r": size}, *inside)
 
 
 def swatch(css: str, shape: str) -> Markup:
@@ -259,9 +251,7 @@ def _text(text: str, x: float, y: float, css: str) -> Markup:
 
 
 def _turned(text: str, x: float, y: float, css: str, *, angle: int) -> Markup:
-    return element(
-        "text", {"class": css, "transform": f"translate({_plain(x)} {_plain(y)}) rotate({angle})"}, text
-    )
+    return element("text", {"class": css, "transform": f"translate({_plain(x)} {_plain(y)}) rotate({angle})"}, text)
 
 
 def _points(places: Sequence[Point]) -> str:

@@ -141,9 +141,7 @@ def _tables(results: Results) -> list[Table]:
             budgets = charts.order_budgets(budget for _, budget in cells)
             top = {b: max(s.mean for (_, budget), s in cells.items() if budget == b) for b in budgets}
             best = {key for key, spread in cells.items() if spread.mean == top[key[1]]}
-            tables.append(
-                Table(score, title, budgets, charts.order_arms(arm for arm, _ in cells), cells, best)
-            )
+            tables.append(Table(score, title, budgets, charts.order_arms(arm for arm, _ in cells), cells, best))
     return tables
 
 
@@ -178,9 +176,7 @@ def _next_steps(record: Record) -> list[tuple[str, str]]:
     steps = []
     info = record.info
     if info.status not in (None, "finished"):
-        done = (
-            info.step if info.step is not None else max((metric.step for metric in record.metrics), default=0)
-        )
+        done = info.step if info.step is not None else max((metric.step for metric in record.metrics), default=0)
         of = f" of {info.steps:,}" if info.steps else ""
         steps.append(
             (
@@ -215,9 +211,7 @@ def _provenance(info: Info) -> list[tuple[str, str]]:
     data = info.data or {}
     git = info.git or {}
     commit = (
-        f"{git.get('commit')}{' with uncommitted changes' if git.get('dirty') else ''}"
-        if git.get("commit")
-        else ""
+        f"{git.get('commit')}{' with uncommitted changes' if git.get('dirty') else ''}" if git.get("commit") else ""
     )
     count, channels = data.get("count"), data.get("channels")
     images = f"{count:,}" if isinstance(count, int) else ""
@@ -249,11 +243,7 @@ def _provenance(info: Info) -> list[tuple[str, str]]:
 
 def _confusion(results: Results) -> Markup | None:
     classifier = results.classifier
-    return (
-        confusion_matrix(classifier.confusion, _classes(results))
-        if classifier and classifier.confusion
-        else None
-    )
+    return confusion_matrix(classifier.confusion, _classes(results)) if classifier and classifier.confusion else None
 
 
 def _confused(results: Results, keep: int = 6) -> list[tuple[str, str, int]]:

@@ -45,9 +45,7 @@ def read_run(folder: Path) -> Record:
     if not folder.is_dir():
         raise DataError(f"{folder} is not a folder: give the run directory that twoviews pretrain wrote")
     if not any(path.is_file() for path in (run.info_file, run.config, run.metrics, run.results)):
-        raise DataError(
-            f"{folder} holds no run (no run.json): give the run directory that twoviews pretrain wrote"
-        )
+        raise DataError(f"{folder} holds no run (no run.json): give the run directory that twoviews pretrain wrote")
     config_text = _text(run.config) or ""
     rejected, count = _rejected(run.rejected)
     thumbnails = run.evaluation / "thumbnails.png"
@@ -108,9 +106,7 @@ def _rejected(path: Path) -> tuple[tuple[tuple[str, str], ...], int]:
     try:
         with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
             rows = csv.DictReader(file)
-            shown = tuple(
-                (row.get("id") or "", row.get("reason") or "") for row in islice(rows, REJECTED_SHOWN)
-            )
+            shown = tuple((row.get("id") or "", row.get("reason") or "") for row in islice(rows, REJECTED_SHOWN))
             return shown, len(shown) + sum(1 for _ in rows)
     except (OSError, csv.Error) as error:
         raise _broken(path, error) from None
@@ -127,9 +123,7 @@ def _text(path: Path) -> str | None:
 
 def _broken(path: Path, error: Exception, *, line: int | None = None) -> DataError:
     where = f"{path}, line {line}," if line is not None else str(path)
-    return DataError(
-        f"{where} cannot be read: {_why(error)}; write it again, or remove it to have a report without it"
-    )
+    return DataError(f"{where} cannot be read: {_why(error)}; write it again, or remove it to have a report without it")
 
 
 def _why(error: Exception) -> str:
