@@ -122,31 +122,37 @@ class Run:
         return info
 
 
-def prepare_output(path: Path, *, overwrite: bool) -> Run:
-    """Make an empty run directory, or refuse.
+def check_output(path: Path, *, overwrite: bool) -> None:
+    """Refuse an output that cannot or must not be written, before any work is done and anything is changed.
 
-    Raises `RefusedError` when it is not empty and `overwrite` is off, and `ResourceError` when nothing can be
-    written there. `overwrite` empties only what looks like a run.
+    Raises `RefusedError` for a file, and for a folder that is not empty unless `overwrite` is on and it holds a run;
+    `ResourceError` where nothing can be written.
     """
-    run = Run(path)
     if path.exists() and not path.is_dir():
         raise RefusedError(f"{path} is a file: choose another --out")
+    there = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        raise ResourceError(f"cannot write to {path}: {there} is no folder that may be written; choose another --out")
     if path.is_dir() and any(path.iterdir()):
         if not overwrite:
             raise RefusedError(
                 f"{path} is not empty: choose another --out, give --overwrite, or: twoviews resume {path}"
             )
+        run = Run(path)
         if not (run.info_file.exists() or run.config.exists()):
             raise RefusedError(f"{path} is not empty and holds no run: twoviews will not delete it")
-        shutil.rmtree(path)
+
+
+def make_output(path: Path, *, overwrite: bool) -> Run:
+    """An empty run directory; what was there is deleted if `check_output` allows it."""
+    check_output(path, overwrite=overwrite)
     try:
-        path.mkdir(parents=True, exist_ok=True)
-        probe = path / ".write-test"
-        probe.write_bytes(b"")
-        probe.unlink()
+        if path.exists():
+            shutil.rmtree(path)
+        path.mkdir(parents=True)
     except OSError as error:
         raise ResourceError(f"cannot write to {path}: {error.strerror}; choose another --out") from None
-    return run
+    return Run(path)
 
 
 def provenance(command: Iterable[str] | None = None) -> dict[str, Any]:

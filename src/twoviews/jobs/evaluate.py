@@ -11,6 +11,7 @@ from torch import nn
 from twoviews.compute import choose_compute
 from twoviews.config import Recipe, make_recipe
 from twoviews.data.source import Spec
+from twoviews.errors import UsageError
 from twoviews.evaluation.compare import (
     ARMS,
     FIXED_BELOW,
@@ -66,6 +67,8 @@ def evaluate(
     Raises `UsageError` for a run that is not finished, unknown arms and budgets; `DataError` for labels that do not
     suffice.
     """
+    if seeds < 1 or (minutes is not None and not minutes > 0):
+        raise UsageError(f"evaluate needs at least one seed and a positive time, got {seeds} seeds, {minutes} minutes")
     deadline = None if minutes is None else time.monotonic() + 60 * minutes - FINISHING_SECONDS
     narrator = narrator or Narrator()
     run = run if isinstance(run, Run) else Run(run)

@@ -14,6 +14,7 @@ from torch import nn
 from twoviews.compute import Compute, choose_compute
 from twoviews.config import Recipe, make_recipe
 from twoviews.data.corpus import Corpus
+from twoviews.data.loading import Batch, fetch
 from twoviews.encoders import Encoder, build_encoder, stem_choice, wrap_encoder
 from twoviews.errors import DataError, UsageError, unknown_name
 from twoviews.jobs.online import health_evaluator, probe_evaluator
@@ -32,6 +33,11 @@ def build_views(config: Recipe, *, image_size: int) -> Views:
         raise unknown_name("normalization", v.normalization, NORMALIZATIONS)
     mean, std = NORMALIZATIONS[v.normalization]
     return Views(policy, image_size=v.size or image_size, mean=mean, std=std)
+
+
+def some_samples(corpus: Corpus, *, count: int = 8) -> Batch:
+    """Samples from all over the corpus, for a contact sheet."""
+    return fetch(corpus, range(0, len(corpus), max(1, len(corpus) // count))[:count], device="cpu")
 
 
 def native_size(corpus: Corpus) -> int | None:

@@ -12,14 +12,13 @@ from torch import nn
 from twoviews.compute import cpu_name
 from twoviews.config import make_recipe, parse_assignment
 from twoviews.data.corpus import Corpus, load_corpus, write_manifest, write_rejected
-from twoviews.data.loading import fetch
 from twoviews.data.source import Spec
 from twoviews.encoders import save_encoder
 from twoviews.errors import NotFiniteError, RefusedError, TwoviewsError, UsageError
 from twoviews.jobs.prepare import Job, assemble, check_names, decide, evaluators_of, measure, peak_memory_gb, required
 from twoviews.narrate import Narrator
 from twoviews.recipes import load_recipe
-from twoviews.run import Run, prepare_output, provenance, write_text
+from twoviews.run import Run, check_output, make_output, provenance, write_text
 from twoviews.training.checkpoint import load_checkpoint, restore, sha256_file
 from twoviews.training.loop import Evaluator, train
 from twoviews.views.sheet import contact_sheet
@@ -73,8 +72,7 @@ def pretrain(
     config = make_recipe(load_recipe(recipe), options, *assigned)
     asked_batch = batch_size is not None or any("batch_size" in layer.get("train", {}) for layer in assigned)
     check_names(config)
-    run = prepare_output(Path(out), overwrite=overwrite)
-    run.update(**provenance(), status="starting")
+    check_output(Path(out), overwrite=overwrite)
 
     # Data
     size = config.data.image_size
@@ -94,18 +92,16 @@ def pretrain(
             download=download,
             narrator=narrator,
         )
-    write_manifest(run.manifest, corpus)
-    write_rejected(run.rejected, corpus)
 
     # Decisions
     config = decide(config, corpus, asked_batch=asked_batch, narrator=narrator)
     job = assemble(config, corpus, encoder=encoder if isinstance(encoder, nn.Module) else None, narrator=narrator)
     evaluators = evaluators_of(config, corpus, probe_corpus, job)
-    contact_sheet(
-        fetch(corpus, range(min(8, len(corpus))), device=torch.device("cpu")),
-        job.views,
-        seed=config.train.seed,
-    ).save(run.views)
+    run = make_output(Path(out), overwrite=overwrite)
+    run.update(**provenance(), status="starting")
+    write_manifest(run.manifest, corpus)
+    write_rejected(run.rejected, corpus)
+    contact_sheet(some_samples(corpus), job.views, seed=config.train.seed).save(run.views)
 
     # Pre-flight: speed and memory on a copy that is thrown away, so that the run itself starts untouched.
     steps_per_epoch = len(corpus) // required(config.train.batch_size)

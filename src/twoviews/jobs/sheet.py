@@ -2,14 +2,11 @@
 
 from pathlib import Path
 
-import torch
-
 from twoviews.config import make_recipe
 from twoviews.data.corpus import load_corpus
-from twoviews.data.loading import fetch
 from twoviews.data.source import Spec
 from twoviews.errors import ResourceError
-from twoviews.jobs.prepare import build_views, native_size
+from twoviews.jobs.prepare import build_views, native_size, some_samples
 from twoviews.narrate import Narrator
 from twoviews.recipes import load_recipe
 from twoviews.views.sheet import contact_sheet
@@ -32,8 +29,7 @@ def draw_sheet(
     side = config.data.cache_side or round(1.25 * (config.data.image_size or 96))
     corpus = load_corpus(data, cache_side=side, channels=config.data.channels, download=download, narrator=narrator)
     views = build_views(config, image_size=config.data.image_size or native_size(corpus) or 96)
-    step = max(1, len(corpus) // 8)
-    batch = fetch(corpus, range(0, len(corpus), step)[:8], device=torch.device("cpu"))
+    batch = some_samples(corpus)
     path = Path(out)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
