@@ -15,7 +15,17 @@ from twoviews.data.corpus import Corpus, load_corpus, write_manifest, write_reje
 from twoviews.data.source import Spec
 from twoviews.encoders import save_encoder
 from twoviews.errors import NotFiniteError, RefusedError, TwoviewsError, UsageError
-from twoviews.jobs.prepare import Job, assemble, check_names, decide, evaluators_of, measure, peak_memory_gb, required
+from twoviews.jobs.prepare import (
+    Job,
+    assemble,
+    check_names,
+    decide,
+    evaluators_of,
+    measure,
+    peak_memory_gb,
+    required,
+    some_samples,
+)
 from twoviews.narrate import Narrator
 from twoviews.recipes import load_recipe
 from twoviews.run import Run, check_output, make_output, provenance, write_text
