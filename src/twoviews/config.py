@@ -42,7 +42,7 @@ class Data(Section):
 class ViewOptions(Section):
     """The augmentation: a named policy and changes to it."""
 
-    policy: str = "simclr"
+    policy: str = "auto"
     size: Annotated[int, Field(ge=4, le=2048)] | None = None
     """Side of a training view in pixels; image_size by default. Random crops enlarge what they show, so training on
     smaller views than the encoder meets later costs less and fits the scale of objects (Touvron et al. 2019)."""
@@ -118,7 +118,7 @@ class Train(Section):
 class Evaluate(Section):
     """The comparison that ends in the verdict."""
 
-    policy: str = "weak"
+    policy: str = "auto"
     """Augmentation of fine-tuning and of the supervised baseline, alike."""
     knn_k: Count = 20
     knn_temperature: Positive = 0.07

@@ -25,7 +25,7 @@ def check(a: argparse.Namespace) -> None:
     if a.json:
         print_json(report.to_dict())
     else:
-        print(report)
+        _show_scan(report.to_dict())
 
 
 def views(a: argparse.Namespace) -> None:
@@ -204,6 +204,31 @@ def _evaluate(a: argparse.Namespace, run: Any, *, minutes: float | None, narrato
         download=a.download,
         narrator=narrator,
     )
+
+
+def _show_scan(found: dict[str, Any]) -> None:
+    """What `check` found, as text."""
+    print(f"{found['spec']}: {found['images']:,} readable images, {len(found['rejected'])} rejected")
+    for name in ("width", "height"):
+        spread = found[name]
+        print(f"{name}: {spread['min']} to {spread['max']} px, median {spread['median']:g}")
+    for name in ("formats", "modes", "classes"):
+        shown = list(found[name].items())
+        more = f" and {len(shown) - 20} more" if len(shown) > 20 else ""
+        print(f"{name}: {', '.join(f'{key} {count:,}' for key, count in shown[:20]) or 'none'}{more}")
+    if found["unlabelled"]:
+        print(f"without a label: {found['unlabelled']:,}")
+    print(f"decoding: {found['images_per_second']:,.0f} images/s")
+    for item in found["rejected"][:20]:
+        print(f"rejected: {item['id']!r}: {item['reason']}")
+    for group in found["duplicates"][:10]:
+        print(f"same pixels: {', '.join(map(repr, group[:5]))}{', ...' if len(group) > 5 else ''}")
+    if len(found["duplicates"]) > 10:
+        print(f"same pixels: {len(found['duplicates']) - 10} more groups (--json shows all)")
+    for text in found["warnings"]:
+        print(f"warning: {text}")
+    for name, suggestion in found["suggestions"].items():
+        print(f"suggested {name} = {suggestion['value']}  ({suggestion['reason']})")
 
 
 def _show(values: dict[str, Any], *, as_json: bool) -> None:

@@ -137,19 +137,22 @@ def suggest(short_sides: list[int], *, channels: int) -> dict[str, Suggestion]:
         # Crops are taken from images stored at 1.25 times the image size.
         size = max((usual for usual in _USUAL_SIZES if usual * 1.25 <= short), default=_SMALL)
         reason = f"the median short side is {short}, and larger sizes cost time by their square"
-    if channels == 1 and size <= 32:
-        policy = Suggestion("digits", "small greyscale images: shifts and small turns, no flips")
-    elif size <= _SMALL:
-        policy = Suggestion("simclr-small", f"at {size} pixels a blur would leave nothing")
-    else:
-        policy = Suggestion("simclr", f"photographs of {size} pixels bear all of SimCLR's operations")
     stem = "small" if size <= _SMALL else "standard"
     why = "a 3x3 stem keeps the resolution up to 64 pixels" if stem == "small" else "above 64 pixels"
     return {
         "image_size": Suggestion(size, reason),
-        "policy": policy,
+        "policy": suggest_policy(size, channels=channels),
         "stem": Suggestion(stem, why),
     }
+
+
+def suggest_policy(image_size: int, *, channels: int) -> Suggestion:
+    """The views to start from, by the side of a view in pixels and the channels."""
+    if channels == 1 and image_size <= 32:
+        return Suggestion("digits", "small greyscale images: shifts and small turns, no flips")
+    if image_size <= _SMALL:
+        return Suggestion("simclr-small", f"at {image_size} pixels a blur would leave nothing")
+    return Suggestion("simclr", f"photographs of {image_size} pixels bear all of SimCLR's operations")
 
 
 def _spread(values: list[int]) -> Spread:

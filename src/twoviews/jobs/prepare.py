@@ -15,6 +15,7 @@ from twoviews.compute import Compute, choose_compute
 from twoviews.config import Recipe, make_recipe
 from twoviews.data.corpus import Corpus
 from twoviews.data.loading import Batch, fetch
+from twoviews.data.scan import suggest_policy
 from twoviews.encoders import Encoder, build_encoder, stem_choice, wrap_encoder
 from twoviews.errors import DataError, UsageError, unknown_name
 from twoviews.jobs.online import health_evaluator, probe_evaluator
@@ -24,15 +25,36 @@ from twoviews.training.loop import Evaluator, Plan, train_step
 from twoviews.training.optim import build_optimizer, parameter_groups, scaled_lr
 from twoviews.views.policies import NORMALIZATIONS, POLICIES, Views, find_policy
 
+AUTO = "auto"
+"""A name that is decided when the data is known."""
 
-def build_views(config: Recipe, *, image_size: int) -> Views:
-    """The augmentation of a configuration."""
+
+def decide_views(config: Recipe, corpus: Corpus, *, narrator: Narrator) -> Recipe:
+    """Fill in the size of the images, the views and those of fine-tuning, telling why."""
+    channels = corpus.values.shape[3]
+    size, views, evaluate = config.data.image_size, config.views.policy, config.evaluate.policy
+    if size is None:
+        own = native_size(corpus)
+        size = own or 96
+        reason = "the images' own size" if own else "images of several sizes; a small default that CPUs can train"
+        narrator.chose("image_size", size, reason)
+    if views == AUTO:
+        suggested = suggest_policy(size, channels=channels)
+        views = str(suggested.value)
+        narrator.chose("views.policy", views, suggested.reason)
+    if evaluate == AUTO:
+        evaluate = "digits" if views == "digits" else "weak"
+        narrator.chose("evaluate.policy", evaluate, f"for fine-tuning and baseline, beside views of {views!r}")
+    decided = {"data": {"image_size": size}, "views": {"policy": views}, "evaluate": {"policy": evaluate}}
+    return make_recipe(config.model_dump(exclude_none=True), decided)
+
+
+def build_views(config: Recipe) -> Views:
+    """The augmentation of a configuration whose views are decided."""
     v = config.views
     policy = find_policy(v.policy).with_options(min_scale=v.min_scale, strength=v.strength, blur=v.blur, flip=v.flip)
-    if v.normalization not in NORMALIZATIONS:
-        raise unknown_name("normalization", v.normalization, NORMALIZATIONS)
     mean, std = NORMALIZATIONS[v.normalization]
-    return Views(policy, image_size=v.size or image_size, mean=mean, std=std)
+    return Views(policy, image_size=v.size or required(config.data.image_size), mean=mean, std=std)
 
 
 def some_samples(corpus: Corpus, *, count: int = 8) -> Batch:
@@ -64,8 +86,11 @@ class Job:
 
 def check_names(config: Recipe) -> None:
     """Refuse unknown names before anything is read or written."""
-    build_views(config, image_size=8)
-    find_policy(config.evaluate.policy)
+    for policy in (config.views.policy, config.evaluate.policy):
+        if policy != AUTO:
+            find_policy(policy)
+    if config.views.normalization not in NORMALIZATIONS:
+        raise unknown_name("normalization", config.views.normalization, NORMALIZATIONS)
     probe = nn.Identity()
     probe.num_features = 8  # type: ignore[assignment]
     build_method(config.method.name, probe, options=config.method.options)
@@ -80,13 +105,8 @@ def decide(config: Recipe, corpus: Corpus, *, asked_batch: bool, narrator: Narra
         raise DataError(f"{corpus.spec} has {count} readable image: contrastive learning needs at least 2")
     train: dict[str, Any] = {}
     data: dict[str, Any] = {"channels": channels}
-    size = config.data.image_size
-    if size is None:
-        own = native_size(corpus)
-        size = own or 96
-        reason = "the images' own size" if own else "images of several sizes; a small default that CPUs can train"
-        narrator.chose("image_size", size, reason)
-        data["image_size"] = size
+    config = decide_views(config, corpus, narrator=narrator)
+    size = required(config.data.image_size)
     if config.data.cache_side is None:
         data["cache_side"] = round(1.25 * size) if (height, width) != (size, size) else max(height, size)
     encoder: dict[str, Any] = {}
@@ -107,8 +127,9 @@ def decide(config: Recipe, corpus: Corpus, *, asked_batch: bool, narrator: Narra
     train["batch_size"] = batch
     group = config.train.bn_group
     if group is None or group > batch:
-        group = next(g for g in range(min(batch, 256), 0, -1) if batch % g == 0)
-        narrator.chose("bn_group", group, "the batch up to 256 samples")
+        # A batch without a fitting divisor is one group: statistics of a handful of samples would be noise.
+        group = next((g for g in range(min(batch, 256), 31, -1) if batch % g == 0), batch)
+        narrator.chose("bn_group", group, "the batch, in equal groups of up to 256 samples")
     if batch % group:
         raise UsageError(f"batch size {batch} is not a multiple of train.bn_group {group}")
     train["bn_group"] = group
@@ -155,7 +176,7 @@ def assemble(config: Recipe, corpus: Corpus, *, encoder: nn.Module | None, narra
         keep_checkpoints=train.keep_checkpoints,
         evaluations=train.evaluations,
     )
-    views = build_views(config, image_size=size)
+    views = build_views(config)
     return Job(config, compute, built, method, optimizer, views, plan)
 
 

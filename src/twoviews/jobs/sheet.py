@@ -6,7 +6,7 @@ from twoviews.config import make_recipe
 from twoviews.data.corpus import load_corpus
 from twoviews.data.source import Spec
 from twoviews.errors import ResourceError
-from twoviews.jobs.prepare import build_views, native_size, some_samples
+from twoviews.jobs.prepare import build_views, decide_views, some_samples
 from twoviews.narrate import Narrator
 from twoviews.recipes import load_recipe
 from twoviews.views.sheet import contact_sheet
@@ -28,7 +28,7 @@ def draw_sheet(
     config = make_recipe(load_recipe(recipe), options)
     side = config.data.cache_side or round(1.25 * (config.data.image_size or 96))
     corpus = load_corpus(data, cache_side=side, channels=config.data.channels, download=download, narrator=narrator)
-    views = build_views(config, image_size=config.data.image_size or native_size(corpus) or 96)
+    views = build_views(decide_views(config, corpus, narrator=narrator))
     batch = some_samples(corpus)
     path = Path(out)
     try:
