@@ -2,7 +2,6 @@
 
 import importlib
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -47,9 +46,9 @@ def both(z_a: Tensor, z_b: Tensor, temperature: float) -> tuple[tuple[Any, ...],
 
 
 @pytest.fixture(params=[1, 3, 4, 7, 1024])
-def tile(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+def tile(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
     monkeypatch.setattr(module, "TILE", request.param)
-    yield request.param
+    return int(request.param)
 
 
 @pytest.mark.parametrize("temperature", [0.01, 0.024, 0.025, 0.1, 0.5, 1.0])

@@ -1,10 +1,14 @@
 """The command: parse, call one library function, print. Nothing heavy is imported before a command runs."""
 
+import errno
+import io
 import os
 import sys
 from collections.abc import Sequence
 
 from twoviews.errors import TwoviewsError
+
+NOT_WRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -14,6 +18,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = build_parser().parse_args(argv)
     from twoviews.cli import commands
 
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="surrogateescape")  # a file's name is bytes, and is printed as those bytes
     try:
         commands.COMMANDS[arguments.command](arguments)
         sys.stdout.flush()
@@ -26,12 +32,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `twoviews ... | head`: the reader has what it wanted
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except MemoryError:
-        print("twoviews: out of memory: try a smaller --batch-size or --image-size", file=sys.stderr)
-        return 5
-    except RuntimeError as error:
-        if "out of memory" not in str(error) and "can't allocate memory" not in str(error):
+    except Exception as error:
+        told = _exhausted(error)
+        if told is None:
             raise
-        print("twoviews: out of memory: try half the --batch-size, or a smaller --image-size", file=sys.stderr)
+        print(f"twoviews: {told}", file=sys.stderr)
         return 5
     return 0
+
+
+def _exhausted(error: Exception) -> str | None:
+    """What to say when memory or disk ran out, which libraries tell in exceptions of many kinds; else None."""
+    text = str(error)
+    if isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text:
+        return "out of memory: try half the --batch-size, or a smaller --image-size"
+    if getattr(error, "errno", None) in NOT_WRITABLE or "No space left" in text:
+        return f"cannot write: {text}; make room, or choose another place"
+    return None

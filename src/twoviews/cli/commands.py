@@ -85,7 +85,6 @@ def predict(a: argparse.Namespace) -> None:
         import csv
         import sys
 
-        sys.stdout.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]
         writer = csv.writer(sys.stdout)
         writer.writerow(["id", "label", "probability"])
         writer.writerows([p.id, p.label, p.probability] for p in predictions)
@@ -113,12 +112,15 @@ def run(a: argparse.Namespace) -> None:
 
 
 def recipes(a: argparse.Namespace) -> None:
-    from twoviews.recipes import recipe_names, recipe_summary, recipe_text
+    from twoviews.recipes import load_recipe, recipe_names, recipe_summary, recipe_text
 
     if a.show:
         if len(a.show) != 2 or a.show[0] != "show":
             raise UsageError(f"cannot read {' '.join(a.show)!r}: write twoviews recipes, or twoviews recipes show NAME")
-        print(recipe_text(a.show[1]), end="")
+        if a.json:
+            print_json(load_recipe(a.show[1]))
+        else:
+            print(recipe_text(a.show[1]), end="")
         return
     rows = [(name, recipe_summary(name)) for name in recipe_names()]
     _list(("recipe", "what it is"), rows, as_json=a.json)

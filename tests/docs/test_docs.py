@@ -1,0 +1,109 @@
+"""What the documents show works: commands parse, names exist, nothing public goes unmentioned."""
+
+import ast
+import importlib
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import twoviews
+from twoviews.cli.commands import COMMANDS
+from twoviews.cli.parser import build_parser
+from twoviews.recipes import recipe_names, recipe_text
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+BLOCK = re.compile(r"^( *)```(\w*)[^\n]*\n(.*?)^\1```", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\[[^\]]*\]\(([^)#\s]+)[^)]*\)")
+
+
+def blocks(page: Path, *languages: str) -> Iterator[str]:
+    for _, language, body in BLOCK.findall(page.read_text(encoding="utf-8")):
+        if language in languages:
+            yield body
+
+
+def commands_in(script: str) -> Iterator[list[str]]:
+    """The arguments of every `twoviews ...` in a shell script."""
+    for line in script.replace("\\\n", " ").splitlines():
+        lexer = shlex.shlex(line.strip().removeprefix("$ "), posix=True, punctuation_chars=True)
+        lexer.whitespace_split = True
+        words: list[str] = []
+        for word in [*lexer, ";"]:
+            if word in (";", "&&", "||", "|", "&", ">", ">>", "2>"):
+                while words and re.fullmatch(r"\w+=.*", words[0]):
+                    del words[0]
+                if words and Path(words[0]).name == "twoviews":
+                    yield words[1:]
+                elif words[1:3] == ["-m", "twoviews"]:
+                    yield words[3:]
+                words = []
+            else:
+                words.append(word)
+
+
+def parses(arguments: list[str]) -> bool:
+    try:
+        build_parser().parse_args(arguments)
+    except SystemExit as stop:  # --help ends with 0
+        return not stop.code
+    return True
+
+
+def text_of_all() -> str:
+    return "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
+
+
+def test_the_reader_of_scripts_finds_commands() -> None:
+    script = (
+        "$ A=1 .venv/bin/twoviews check x && \\\n  python -m twoviews views 'a b' --out s.png | cat  # twoviews no\n"
+    )
+    assert list(commands_in(script)) == [["check", "x"], ["views", "a b", "--out", "s.png"]]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_commands_parse(page: Path) -> None:
+    for script in blocks(page, "sh", "bash", "shell", "console"):
+        for arguments in commands_in(script):
+            assert parses(arguments), f"twoviews {shlex.join(arguments)}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_python_parses_and_its_names_exist(page: Path) -> None:
+    for code in blocks(page, "python", "py"):
+        for node in ast.walk(ast.parse(code)):
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "twoviews":
+                assert node.attr in twoviews.__all__, f"twoviews.{node.attr}"
+            if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "twoviews":
+                module = importlib.import_module(str(node.module))
+                for alias in node.names:
+                    assert hasattr(module, alias.name), f"{node.module}.{alias.name}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_links_inside_the_project_lead_somewhere(page: Path) -> None:
+    for target in LINK.findall(page.read_text(encoding="utf-8")):
+        if not re.match(r"\w+:", target):
+            assert (page.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS))
+def test_every_command_is_mentioned(name: str) -> None:
+    assert re.search(rf"\btwoviews {name}\b", text_of_all())
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_recipe_is_mentioned(name: str) -> None:
+    assert re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", text_of_all())
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_commands_of_recipes_parse(name: str) -> None:
+    found = re.findall(r"^# command +(twoviews .*)$", recipe_text(name), re.MULTILINE)
+    assert found
+    for line in found:
+        for arguments in commands_in(line):
+            build_parser().parse_args(arguments)
