@@ -427,9 +427,7 @@ def test_public_weights(init: str, monkeypatch: pytest.MonkeyPatch) -> None:
     encoder = build_encoder("resnet18", image_size=32, init=init)
     assert torch.equal(encoder.body.layer1[0].conv1.weight, public.layer1[0].conv1.weight)
     assert "public weights of resnet18" in encoder.initialization
-    with pytest.raises(
-        DataError, match=r"could not be had \(no route to host\): connect to the network once"
-    ):
+    with pytest.raises(DataError, match=r"could not be had \(no route to host\): connect to the network once"):
         build_encoder("resnet18", image_size=32, init=init)
 
 

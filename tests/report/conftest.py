@@ -118,9 +118,7 @@ def _pretraining(folder: Path, rng: np.random.Generator) -> None:
                 "epoch": step // 4,
                 "loss": chance - 3.4 * (1 - math.exp(-5 * part)) + 0.07 * rng.normal(),
                 "lr": 0.002 * 0.5 * (1 + math.cos(math.pi * part)),
-                "contrastive_accuracy": min(
-                    1.0, 0.02 + 0.84 * (1 - math.exp(-5 * part)) + 0.015 * rng.normal()
-                ),
+                "contrastive_accuracy": min(1.0, 0.02 + 0.84 * (1 - math.exp(-5 * part)) + 0.015 * rng.normal()),
                 "grad_norm": 1.0 + rng.random(),
             }
         )
@@ -151,9 +149,7 @@ def _contact_sheet(folder: Path, images: np.ndarray, rng: np.random.Generator) -
         for column in range(10):
             image = Image.fromarray(images[row * 17])
             if column:
-                image = image.rotate(
-                    float(rng.uniform(-20, 20)), translate=tuple(rng.integers(-1, 2, 2).tolist())
-                )
+                image = image.rotate(float(rng.uniform(-20, 20)), translate=tuple(rng.integers(-1, 2, 2).tolist()))
             cut = np.asarray(image.resize((32, 32), Image.Resampling.NEAREST))
             sheet[4 + row * 36 : 36 + row * 36, 4 + column * 36 : 36 + column * 36] = cut
     (folder / "views.png").write_bytes(png(sheet))
@@ -235,8 +231,7 @@ def _results(folder: Path, classes: list[str], rng: np.random.Generator) -> None
                 "labels; 95 % intervals over 5 label subsets.",
                 "primary_arm": "linear",
                 "comparisons": [
-                    {"arm": "linear", "against": "supervised", "n": 5 if c["low"] else 1, **c}
-                    for c in comparisons
+                    {"arm": "linear", "against": "supervised", "n": 5 if c["low"] else 1, **c} for c in comparisons
                 ],
             },
             "classes": classes,
@@ -280,9 +275,7 @@ def _trainings() -> Iterator[tuple[str, int | str, int, float]]:
             yield from ((arm, budget, seed, 1e-3) for arm in ("finetune", "supervised"))
 
 
-def _gallery(
-    folder: Path, images: np.ndarray, digits: Any, classes: list[str], rng: np.random.Generator
-) -> None:
+def _gallery(folder: Path, images: np.ndarray, digits: Any, classes: list[str], rng: np.random.Generator) -> None:
     count, tile, columns = 300, 48, 20
     chosen = np.sort(rng.choice(len(images), count, replace=False))
     sheet = np.zeros((-(-count // columns) * tile, columns * tile), np.uint8)

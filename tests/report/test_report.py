@@ -113,9 +113,7 @@ def test_the_oldest_and_barest_runs_have_a_page(tmp_path: Path) -> None:
 
 
 def test_one_budget_and_one_seed_still_draw_every_arm(run_dir: Path) -> None:
-    rows = [
-        {"arm": arm, "labels_per_class": "all", "seed": 0, "accuracy": 0.5} for arm in ("knn", "pixels-knn")
-    ]
+    rows = [{"arm": arm, "labels_per_class": "all", "seed": 0, "accuracy": 0.5} for arm in ("knn", "pixels-knn")]
     (run_dir / "evaluation" / "results.json").write_text(json.dumps({"rows": rows}))
     titles = page_of(run_dir).text("title")
     assert "nearest neighbours, all labels: 50.0 % (1 seed)" in titles

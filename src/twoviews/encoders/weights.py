@@ -5,12 +5,9 @@ from dataclasses import dataclass
 from math import isqrt
 from pathlib import Path
 
-import timm
 import torch
-import torchvision
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from timm.layers.pos_embed import resample_abs_pos_embed
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
@@ -136,8 +133,12 @@ def _public_state(encoder: Encoder) -> Mapping[str, Tensor]:
         raise UsageError(f"encoder {name!r} has no public weights: leave init out, or give a .safetensors file")
     try:
         if source == "timm":
+            import timm
+
             state: Mapping[str, Tensor] = timm.create_model(name, pretrained=True, num_classes=0).state_dict()
         else:
+            import torchvision
+
             state = torchvision.models.get_model(name, weights="DEFAULT").state_dict()
     except Exception as error:  # urllib, requests, httpx and the hub client each raise from a tree of their own
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
@@ -185,6 +186,8 @@ def _adapted(name: str, value: Tensor, target: Tensor, *, body: nn.Module, first
         prefix = 0 if getattr(body, "no_embed_class", False) else getattr(body, "num_prefix_tokens", 1)
         old, new = isqrt(value.shape[1] - prefix), isqrt(target.shape[1] - prefix)
         if (old * old + prefix, new * new + prefix) == (value.shape[1], target.shape[1]):
+            from timm.layers.pos_embed import resample_abs_pos_embed
+
             resized: Tensor = resample_abs_pos_embed(value, new_size=[new, new], num_prefix_tokens=prefix)
             return resized
     return None

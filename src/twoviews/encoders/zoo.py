@@ -3,9 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-import timm
 import torch
-import torchvision
 from torch import Tensor, nn
 
 from twoviews.encoders.builtin import BUILTIN, build_builtin
@@ -102,6 +100,8 @@ def construct(name: str, *, image_size: int, channels: int, stem: str) -> Encode
         if place.source == "builtin":
             body = build_builtin(place.name, channels=channels, small=small)
         elif place.source == "timm":
+            import timm
+
             model_args = _timm_arguments(place, image_size=image_size, channels=channels, small=small)
             body = timm.create_model(place.name, pretrained=False, num_classes=0, **model_args)
         else:
@@ -202,6 +202,10 @@ def _find(name: str) -> _Place:
         raise unknown_name("encoder source", prefix, ("timm", "torchvision"))
     if not prefix and bare in BUILTIN:
         return _Place("builtin", bare, "")
+    # Together they cost seconds to import, which a built-in network need not pay.
+    import timm
+    import torchvision
+
     if prefix != "torchvision" and timm.is_model(bare):
         return _Place("timm", bare, timm.models.model_entrypoint(bare).__module__)
     listed = torchvision.models.list_models(module=torchvision.models)
@@ -226,6 +230,8 @@ def _small_form(place: _Place, image_size: int) -> str | None:
 
 
 def _timm_arguments(place: _Place, *, image_size: int, channels: int, small: bool) -> dict[str, Any]:
+    import timm
+
     arguments: dict[str, Any] = {}
     if channels != 3:
         arguments["in_chans"] = channels
@@ -255,6 +261,8 @@ def _make_small(body: Any, place: _Place) -> None:
 def _torchvision_body(place: _Place, *, image_size: int, channels: int) -> nn.Module:
     if place.module in _AUXILIARY_HEADS:
         raise UsageError(f"torchvision's {place.name} trains with auxiliary heads: take its timm name instead")
+    import torchvision
+
     if place.module in _TORCHVISION_VITS:
         body: nn.Module = torchvision.models.get_model(place.name, weights=None, image_size=image_size)
     else:

@@ -155,7 +155,10 @@ POLICIES: dict[str, Policy] = {
         Policy(
             "digits",
             CenterCrop(),
-            (RandomAffine(degrees=25.0, translate=0.15, scale=(0.75, 1.25), shear=20.0), ColorJitter(0.2, 0.2, 0.0, 0.0)),
+            (
+                RandomAffine(degrees=25.0, translate=0.15, scale=(0.75, 1.25), shear=20.0),
+                ColorJitter(0.2, 0.2, 0.0, 0.0),
+            ),
         ),
         # How images are seen at evaluation: the central square, nothing random.
         Policy("none", CenterCrop()),
