@@ -79,7 +79,7 @@ class TestOutput:
 
     def test_below_a_file(self, tmp_path: Path) -> None:
         (tmp_path / "file").write_text("mine")
-        with pytest.raises(ResourceError, match="cannot write to .*; choose another --out"):
+        with pytest.raises(ResourceError, match=r"cannot write to .*; choose another --out"):
             prepare_output(tmp_path / "file" / "run", overwrite=False)
 
     def test_read_only(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,14 +151,14 @@ class TestWriting:
 
         monkeypatch.setattr(*((os, "fsync") if step == "fsync" else (Path, "replace")), full)
         for write in (lambda: write_text(path, "new"), lambda: write_rows(path, [{"a": 1}], columns=["a"])):
-            with pytest.raises(ResourceError, match="cannot write .*file: No space left on device"):
+            with pytest.raises(ResourceError, match=r"cannot write .*file: No space left on device"):
                 write()
         assert path.read_text() == "old"
         assert list(tmp_path.iterdir()) == [path]
 
     def test_below_a_file(self, tmp_path: Path) -> None:
         (tmp_path / "file").write_text("mine")
-        with pytest.raises(ResourceError, match="cannot write .*report: "):
+        with pytest.raises(ResourceError, match=r"cannot write .*report: "):
             write_text(tmp_path / "file" / "report", "text")
 
     def test_json_takes_paths_and_refuses_nan(self, tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ class Compute:
         """Move a module to the device; convolution weights in channels-last order where that is faster."""
         module.to(self.device)
         if self.bf16 or self.device.type == "cuda":
-            module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            module.to(memory_format=torch.channels_last)
         return module
 
     def arrange(self, views: torch.Tensor) -> torch.Tensor:

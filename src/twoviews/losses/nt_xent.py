@@ -106,7 +106,7 @@ class _NTXent(torch.autograd.Function):
         return (lse - positive).mean(), accuracy
 
     @staticmethod
-    def backward(ctx: Any, grad_loss: Tensor, _grad_accuracy: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad_loss: Tensor, _grad_accuracy: Tensor) -> tuple[Tensor, None]:
         z, lse = ctx.saved_tensors
         half, temperature = len(z) // 2, ctx.temperature
         grad = -2 * torch.cat([z[half:], z[:half]])  # each pair is the positive of two rows
