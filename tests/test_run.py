@@ -4,6 +4,7 @@ import csv
 import errno
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ import pytest
 from twoviews.errors import RefusedError, ResourceError, UsageError
 from twoviews.run import (
     Run,
-    prepare_output,
+    check_output,
+    make_output,
     provenance,
     read_json,
     read_lines,
@@ -45,28 +47,35 @@ def test_everything_lies_inside_the_directory(tmp_path: Path) -> None:
 
 class TestOutput:
     def test_new_and_empty_folders_are_taken(self, tmp_path: Path) -> None:
-        assert prepare_output(tmp_path / "a" / "b", overwrite=False).path == tmp_path / "a" / "b"
-        prepare_output(tmp_path / "a" / "b", overwrite=False)
-        assert list((tmp_path / "a" / "b").iterdir()) == []
+        path = tmp_path / "a" / "b"
+        check_output(path, overwrite=False)
+        assert not path.parent.exists()  # nothing is made before there is something to write
+        for _ in range(2):
+            assert make_output(path, overwrite=False).path == path
+            assert list(path.iterdir()) == []
 
     @pytest.mark.parametrize("name", ["run.json", "photo.jpg", ".hidden"])
     def test_what_is_not_empty_is_refused(self, tmp_path: Path, name: str) -> None:
         (tmp_path / name).write_text("{}")
-        with pytest.raises(RefusedError, match=r"is not empty: choose another --out, give --overwrite, or: twoviews"):
-            prepare_output(tmp_path, overwrite=False)
+        for act in (check_output, make_output):
+            with pytest.raises(RefusedError, match=r"is not empty: choose another --out, give --overwrite, or: two"):
+                act(tmp_path, overwrite=False)
         assert (tmp_path / name).read_text() == "{}"
 
     @pytest.mark.parametrize("name", ["run.json", "config.toml"])
     def test_overwrite_empties_a_run(self, tmp_path: Path, name: str) -> None:
         (tmp_path / name).write_text("{}")
         (tmp_path / "encoder").mkdir()
-        prepare_output(tmp_path, overwrite=True)
+        check_output(tmp_path, overwrite=True)
+        assert len(list(tmp_path.iterdir())) == 2
+        make_output(tmp_path, overwrite=True)
         assert list(tmp_path.iterdir()) == []
 
     def test_overwrite_deletes_nothing_but_runs(self, tmp_path: Path) -> None:
         (tmp_path / "photo.jpg").write_text("mine")
-        with pytest.raises(RefusedError, match="holds no run: twoviews will not delete it"):
-            prepare_output(tmp_path, overwrite=True)
+        for act in (check_output, make_output):
+            with pytest.raises(RefusedError, match="holds no run: twoviews will not delete it"):
+                act(tmp_path, overwrite=True)
         assert (tmp_path / "photo.jpg").read_text() == "mine"
 
     @pytest.mark.parametrize("overwrite", [False, True])
@@ -74,21 +83,27 @@ class TestOutput:
         path = tmp_path / "file"
         path.write_text("mine")
         with pytest.raises(RefusedError, match="is a file: choose another --out"):
-            prepare_output(path, overwrite=overwrite)
+            make_output(path, overwrite=overwrite)
         assert path.read_text() == "mine"
 
     def test_below_a_file(self, tmp_path: Path) -> None:
         (tmp_path / "file").write_text("mine")
         with pytest.raises(ResourceError, match=r"cannot write to .*; choose another --out"):
-            prepare_output(tmp_path / "file" / "run", overwrite=False)
+            check_output(tmp_path / "file" / "deep" / "run", overwrite=False)
 
-    def test_read_only(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        def refuse(self: Path, data: bytes) -> int:
+    def test_below_a_folder_that_may_not_be_written(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        # Permissions do not bind root, as whom tests may run.
+        monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path)
+        with pytest.raises(ResourceError, match=rf"cannot write to .*{re.escape(str(tmp_path))} is no folder that may"):
+            check_output(tmp_path / "deep" / "run", overwrite=False)
+
+    def test_a_read_only_file_system(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        def refuse(self: Path, *_: Any, **__: Any) -> None:
             raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(self))
 
-        monkeypatch.setattr(Path, "write_bytes", refuse)
+        monkeypatch.setattr(Path, "mkdir", refuse)
         with pytest.raises(ResourceError, match=r"cannot write to .*: Read-only file system; choose another --out"):
-            prepare_output(tmp_path / "run", overwrite=False)
+            make_output(tmp_path / "run", overwrite=False)
 
 
 class TestFacts:

@@ -141,11 +141,15 @@ class TestConfiguration:
                 "batch size 16 is not a multiple of train.bn_group 3",
             ),
             (["--set", "train.device=cuda:99"], "device 'cuda:99' cannot be used"),
-            (["--init", "missing.safetensors"], "missing.safetensors"),
         ],
     )
     def test_wrong_options(self, options: list[str], words: str, place: Any, twoviews: Command, tmp_path: Path) -> None:
         refused(twoviews("pretrain", place.train, "--out", tmp_path / "out", *options), 2, words)
+        assert not (tmp_path / "out").exists()
+
+    def test_a_missing_file_of_weights(self, place: Any, twoviews: Command, tmp_path: Path) -> None:
+        options = ["--out", tmp_path / "out", "--init", "missing.safetensors"]
+        refused(twoviews("pretrain", place.train, *options), 3, "no file 'missing.safetensors'")
         assert not (tmp_path / "out").exists()
 
     def test_a_batch_larger_than_the_data(self, place: Any, twoviews: Command, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import html
 import io
 import json
 import shutil
@@ -216,9 +217,9 @@ class TestEvaluate:
     def test_the_same_again(self, place: Any, twoviews: Command, tmp_path: Path) -> None:
         run = shutil.copytree(place.run, tmp_path / "run")
         arguments = ["evaluate", run, "--train", place.train, "--test", place.test, "--labels-per-class", "1,5"]
-        again = done(twoviews(*arguments, "--seeds", 2, "--json")).json()
-        assert again["rows"] == place.evaluated.json()["rows"]
-        assert again["verdict"] == place.evaluated.json()["verdict"]
+        arms = ("linear", "finetune")
+        again = done(twoviews(*arguments, "--seeds", 2, "--json", "--arms", ",".join(arms))).json()
+        assert again["rows"] == [row for row in place.evaluated.json()["rows"] if row["arm"] in arms]
 
     def test_the_encoder_is_left_as_it_was(self, place: Any) -> None:
         info = json.loads((place.run / "run.json").read_text())
@@ -297,7 +298,10 @@ class TestTheRest:
     def test_report(self, place: Any, twoviews: Command, tmp_path: Path) -> None:
         out = tmp_path / "page.html"
         assert done(twoviews("report", place.run, "--out", out, "--json")).json() == {"report": str(out)}
-        assert place.evaluated.json()["verdict"]["sentence"].split(":")[0] in out.read_text(encoding="utf-8")
+        page = html.unescape(out.read_text(encoding="utf-8"))
+        headline = place.evaluated.json()["verdict"]["sentence"].partition(". ")[0]
+        assert len(headline) > 20
+        assert headline in page
         assert done(twoviews("report", place.run)).out == f"report: {place.run / 'report.html'}\n"
 
     def test_views(self, place: Any, twoviews: Command, tmp_path: Path) -> None:

@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from twoviews.evaluation.features import Embeddings
+
 NAMES = [
     unicodedata.normalize("NFC", "é.png"),
     unicodedata.normalize("NFD", "é.png"),
@@ -72,7 +74,7 @@ def test_every_command(
     assert {row["label"] for row in predictions} == set(CLASSES)
 
     done("embed", run, photos, "--out", tmp_path / "vectors")
-    assert [row["id"] for row in rows_of(tmp_path / "vectors" / "index.csv")] == IDS
+    assert list(Embeddings.load(tmp_path / "vectors").ids) == IDS
     text = done("predict", run, photos).out
     assert [row["id"] for row in csv.DictReader(io.StringIO(text, newline=""))] == IDS
     assert [row["id"] for row in done("predict", run, photos, "--json").json()] == IDS

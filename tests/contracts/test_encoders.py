@@ -20,7 +20,6 @@ from twoviews.encoders import (
     wrap_encoder,
     zoo,
 )
-from twoviews.encoders import weights as weights_module
 from twoviews.encoders.weights import adapt_convolution, transfer_weights
 from twoviews.errors import DataError, RefusedError, UsageError
 
@@ -423,7 +422,7 @@ def test_public_weights(init: str, monkeypatch: pytest.MonkeyPatch) -> None:
             raise ConnectionError("no route to host")
         return public
 
-    monkeypatch.setattr(weights_module.timm, "create_model", offline)
+    monkeypatch.setattr("timm.create_model", offline)
     encoder = build_encoder("resnet18", image_size=32, init=init)
     assert torch.equal(encoder.body.layer1[0].conv1.weight, public.layer1[0].conv1.weight)
     assert "public weights of resnet18" in encoder.initialization

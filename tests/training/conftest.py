@@ -1,13 +1,14 @@
 """A small pool of images on disk, and the settings of a run of a second."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-STEPS = 12
+STEPS = 8
 SETTINGS = (
     f"train.steps={STEPS}",
     "train.precision=fp32",
@@ -35,7 +36,17 @@ def pool(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def start(pool: Path) -> Callable[..., Any]:
+def thin() -> Iterator[None]:
+    """`convnet_tiny` with eight channels: what is tested is not the network, and saving it every step costs."""
+    from twoviews.encoders.builtin import BUILTIN
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(BUILTIN, "convnet_tiny", replace(BUILTIN["convnet_tiny"], widths=(8, 8, 8, 8)))
+        yield
+
+
+@pytest.fixture(scope="module")
+def start(pool: Path, thin: None) -> Callable[..., Any]:
     """`start(out, *settings, data=pool, ...)`: pretrain in a second, without the timing that tests do not need."""
     from twoviews.jobs import pretrain as job
 

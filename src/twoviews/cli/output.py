@@ -26,7 +26,8 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, tit
     """A table on standard output, as wide as it needs."""
     table = Table(title=title, title_justify="left", header_style="bold")
     for index, column in enumerate(columns):
-        table.add_column(column, justify="left" if index == 0 else "right", no_wrap=index > 0)
+        numbers = index > 0 and all(str(row[index])[:1] in "-0123456789" for row in rows)
+        table.add_column(column, justify="right" if numbers else "left", no_wrap=index == 0 or numbers)
     for row in rows:
         table.add_row(*(str(cell) for cell in row))
     width = None if sys.stdout.isatty() else 120

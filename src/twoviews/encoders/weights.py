@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
@@ -113,7 +113,8 @@ def adapt_convolution(weight: Tensor, *, channels: int, kernel: tuple[int, int])
 def read_safetensors(path: Path) -> dict[str, Tensor]:
     """The tensors of a safetensors file, on the CPU. Errors: DataError when missing or malformed."""
     try:
-        tensors: dict[str, Tensor] = load_file(path)
+        # Read here: safetensors itself opens no path that is not valid UTF-8.
+        tensors: dict[str, Tensor] = load(path.read_bytes())
     except (SafetensorError, OSError, ValueError) as error:
         raise DataError(f"cannot read {path}: {error}; take an intact .safetensors file") from error
     return tensors

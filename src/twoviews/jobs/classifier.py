@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save_file
 from torch import nn
 
 from twoviews.compute import choose_compute
@@ -99,7 +99,7 @@ def predict(
     corpus = preprocessing.load(data, download=download, narrator=narrator)
     compute = choose_compute(device="auto", precision=info["precision"], threads=info["threads"], narrator=narrator)
     classifier = Classifier(load_encoder(run.encoder, module=encoder), classes=len(config["classes"]))
-    tensors = load_file(run.classifier / "model.safetensors")
+    tensors = load((run.classifier / "model.safetensors").read_bytes())
     classifier.load_state_dict(tensors, strict=config["kind"] == "finetuned")
     compute.place(classifier)
     scores = class_scores(classifier, batches(corpus, preprocessing.views(), compute=compute), compute=compute)

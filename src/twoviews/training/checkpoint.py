@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save_file
 from torch import Tensor, nn
 
 from twoviews.errors import ResourceError
@@ -91,7 +91,7 @@ def load_checkpoint(folder: Path, *, narrator: Narrator) -> Checkpoint | None:
         problem = _damage(path)
         if problem is None:
             facts = json.loads((path / FACTS).read_text(encoding="utf-8"))
-            return Checkpoint(path, load_file(path / STATE), facts)
+            return Checkpoint(path, load((path / STATE).read_bytes()), facts)
         narrator.warn(f"checkpoint {path.name} is passed over: {problem}")
     return None
 
