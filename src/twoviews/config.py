@@ -122,14 +122,14 @@ class Evaluate(Section):
     """Augmentation of fine-tuning and of the supervised baseline, alike."""
     knn_k: Count = 20
     knn_temperature: Positive = 0.07
-    penalties: tuple[Positive, ...] = (0.03, 0.3, 3.0, 30.0)
+    penalties: tuple[Positive, ...] = (0.03, 0.3, 3.0, 30.0, 300.0)
     """L2 penalties of the linear arms, chosen on validation: strength = penalty / labelled samples, so that one choice
     serves every budget (1 / (2 C) in scikit-learn's terms)."""
     fixed_penalty: Positive = 0.3
     """Used below 5 labels a class, where nothing is selected."""
-    lrs: tuple[Positive, ...] = (5e-4, 1e-3, 2e-3)
+    lrs: tuple[Positive, ...] = (1e-3, 2e-3, 5e-3)
     """Peak learning rates that both trained arms choose from on validation."""
-    fixed_lr: Positive = 1e-3
+    fixed_lr: Positive = 2e-3
     encoder_lr_ratio: Fraction = 0.3
     """Fine-tuning: the encoder's rate as a part of the head's."""
     weight_decay: NonNegative = 5e-2
