@@ -82,7 +82,7 @@ class Optim(Section):
     lr_scaling: Literal["none", "linear", "sqrt"] = "none"
     lr_batch: Count = 256
     weight_decay: NonNegative = 1e-4
-    momentum: Fraction = 0.9
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     warmup: Fraction = 0.1
     """Part of all steps with a linearly rising rate."""
     schedule: Literal["cosine", "constant"] = "cosine"
@@ -122,12 +122,12 @@ class Evaluate(Section):
     """Augmentation of fine-tuning and of the supervised baseline, alike."""
     knn_k: Count = 20
     knn_temperature: Positive = 0.07
-    penalties: tuple[Positive, ...] = (0.03, 0.3, 3.0, 30.0, 300.0)
+    penalties: Annotated[tuple[Positive, ...], Field(min_length=1)] = (0.03, 0.3, 3.0, 30.0, 300.0)
     """L2 penalties of the linear arms, chosen on validation: strength = penalty / labelled samples, so that one choice
     serves every budget (1 / (2 C) in scikit-learn's terms)."""
     fixed_penalty: Positive = 0.3
     """Used below 5 labels a class, where nothing is selected."""
-    lrs: tuple[Positive, ...] = (1e-3, 2e-3, 5e-3)
+    lrs: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1e-3, 2e-3, 5e-3)
     """Peak learning rates that both trained arms choose from on validation."""
     fixed_lr: Positive = 2e-3
     encoder_lr_ratio: Fraction = 0.3

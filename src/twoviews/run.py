@@ -45,10 +45,6 @@ class Run:
         return self.path / "metrics.jsonl"
 
     @property
-    def log(self) -> Path:
-        return self.path / "train.log"
-
-    @property
     def tensorboard(self) -> Path:
         return self.path / "tensorboard"
 

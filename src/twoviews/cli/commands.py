@@ -99,7 +99,12 @@ def report(a: argparse.Namespace) -> None:
 
 
 def run(a: argparse.Namespace) -> None:
+    from twoviews.jobs.evaluate import check_labelled_sources, check_request
     from twoviews.jobs.run import run_all
+
+    arms = a.arms.split(",") if a.arms else None
+    check_request(arms=arms, labels_per_class=a.labels_per_class, seeds=a.seeds)
+    check_labelled_sources(a.train, a.val, a.test, download=a.download)
 
     def pretrained(minutes: float | None, narrator: Narrator) -> Any:
         return _pretrain(a, minutes=minutes, narrator=narrator)
@@ -267,7 +272,8 @@ def _show_results(results: dict[str, Any], run: Any, *, as_json: bool) -> None:
         table.append(cells)
     heads = ["all labels" if b == "all" else f"{b} a class" for b in budgets]
     n = max(len({r["seed"] for r in results["rows"]}), 1)
-    print_table(["arm", *heads], table, title=f"test accuracy in %, mean ± sd over {n} label subsets")
+    title = f"test accuracy in %, mean ± sd over {n} label subsets"
+    print_table(["arm", *heads], table, title=title, numbers=True)
     for text in results["cut"]:
         print(f"cut: {text}")
     print(results["verdict"]["sentence"])

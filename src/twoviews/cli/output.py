@@ -22,14 +22,18 @@ def print_json(value: Any) -> None:
     print(json.dumps(value, indent=1, default=str))
 
 
-def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, title: str | None = None) -> None:
-    """A table on standard output, as wide as it needs."""
-    table = Table(title=title, title_justify="left", header_style="bold")
+def print_table(
+    columns: Sequence[str], rows: Sequence[Sequence[object]], *, title: str | None = None, numbers: bool = False
+) -> None:
+    """A table on standard output; long texts wrap, the first column and `numbers` never do."""
+    table = Table(header_style="bold")
     for index, column in enumerate(columns):
-        numbers = index > 0 and all(str(row[index])[:1] in "-0123456789" for row in rows)
-        table.add_column(column, justify="right" if numbers else "left", no_wrap=index == 0 or numbers)
+        right = numbers and index > 0
+        table.add_column(column, justify="right" if right else "left", no_wrap=right or index == 0)
     for row in rows:
         table.add_row(*(str(cell) for cell in row))
+    if title is not None:
+        print(title)
     width = None if sys.stdout.isatty() else 120
     Console(width=width, highlight=False, markup=False).print(table)
 

@@ -74,7 +74,7 @@ class Comparison:
         if arm.name in self.chosen:
             return self.chosen[arm.name]["setting"]
         reference = reference_budget(budgets)
-        setting, trials = arm.fixed, []
+        setting, trials = arm.settings[0] if len(arm.settings) == 1 else arm.fixed, []
         if reference is not None and len(arm.settings) > 1 and len(self.split.val):
             for candidate in arm.settings:
                 used = seeds if reference != "all" else seeds[:1]
@@ -94,8 +94,8 @@ class Comparison:
     def run_arm(self, arm: Arm, budget: Budget, seed: int, *, keep_model: bool = False) -> None:
         """Fit one arm on one subset and add its row."""
         used = self.chosen[arm.name]
+        setting = arm.fixed if fixed_budget(budget) else used["setting"]
         selected = bool(used["trials"]) and not fixed_budget(budget)
-        setting = used["setting"] if selected else arm.fixed
         indices = self.split.subset(budget, seed)
         fitted = arm.fit(indices, setting, seed, budget)
         predicted = fitted.test().argmax(1)
@@ -177,11 +177,11 @@ def check_budgets(split: Split, budgets: Sequence[Budget]) -> None:
         split.subset(budget, 0)
 
 
-def verdict(comparison: Comparison, budgets: Sequence[Budget]) -> dict[str, Any]:
+def verdict(comparison: Comparison, budgets: Sequence[Budget], *, subject: str = "self-supervision") -> dict[str, Any]:
     """One sentence and its paired intervals: the better of linear and fine-tune on validation, against supervised.
 
     Intervals are Student's t over the seeds' differences in test accuracy, 95 %, one a budget, not corrected for
-    several budgets; pretraining itself was run once. "all" has one seed and so no interval.
+    several budgets; pretraining itself was run once. "all" has one seed and so no interval. `subject`: what is credited.
     """
     primary = _primary(comparison, budgets)
     against = "supervised"
@@ -207,7 +207,7 @@ def verdict(comparison: Comparison, budgets: Sequence[Budget]) -> dict[str, Any]
             }
         )
     return {
-        "sentence": _sentence(primary, comparisons, comparison),
+        "sentence": _sentence(primary, comparisons, subject),
         "primary_arm": primary,
         "comparisons": comparisons,
     }
@@ -234,7 +234,7 @@ NAMES = {
 }
 
 
-def _sentence(primary: str | None, comparisons: list[dict[str, Any]], comparison: Comparison) -> str:
+def _sentence(primary: str | None, comparisons: list[dict[str, Any]], subject: str) -> str:
     if primary is None:
         return "No verdict: neither the linear probe nor fine-tuning was run."
     if not comparisons:
@@ -248,12 +248,12 @@ def _sentence(primary: str | None, comparisons: list[dict[str, Any]], comparison
         parts[row["conclusion"]].append(f"{budget} ({points} points)")
     sentences = []
     if parts["helps"]:
-        sentences.append(f"Self-supervision helped {_join(parts['helps'])}.")
+        sentences.append(f"{subject[0].upper()}{subject[1:]} helped {_join(parts['helps'])}.")
     if parts["hurts"]:
-        start = "It hurt" if sentences else "Self-supervision hurt"
+        start = "It hurt" if sentences else f"{subject[0].upper()}{subject[1:]} hurt"
         sentences.append(f"{start} {_join(parts['hurts'])}.")
     if parts["cannot tell"]:
-        start = "There is no clear difference" if sentences else "Cannot tell whether self-supervision helped"
+        start = "There is no clear difference" if sentences else f"Cannot tell whether {subject} helped"
         sentences.append(f"{start} {_join(parts['cannot tell'])}.")
     if parts["one seed"]:
         what = _join(parts["one seed"])

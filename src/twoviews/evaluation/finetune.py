@@ -5,7 +5,7 @@ and in the encoder's rate.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -37,7 +37,10 @@ class Classifier(nn.Module):
         nn.init.zeros_(self.head.bias)
 
     def forward(self, views: Tensor) -> Tensor:
-        logits: Tensor = self.head(self.encoder(views))
+        h = self.encoder(views)
+        # The head in float32: a folded probe relies on cancellation, which bf16 does not survive.
+        with torch.autocast(h.device.type, enabled=False):
+            logits: Tensor = self.head(h.float())
         return logits
 
     def start_from(self, probe: LinearProbe) -> None:
@@ -59,9 +62,6 @@ class FitPlan:
     encoder_ratio: float
     weight_decay: float
     seed: int
-
-    def with_seed(self, seed: int) -> "FitPlan":
-        return replace(self, seed=seed)
 
 
 def fit_classifier(

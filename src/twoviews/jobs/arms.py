@@ -214,7 +214,7 @@ class Arms:
         self._fit_quickly(classifier, plan, a_few)
         per_update = (time.monotonic() - middle) / 12
         middle = time.monotonic()
-        some = self.data.test.select(np.arange(min(1000, len(self.data.test))))
+        some = self.data.train.select(np.arange(min(1000, len(self.data.train))))
         self._scores(classifier, some)
         per_sample = (time.monotonic() - middle) / len(some)
         narrator = self.narrator
@@ -231,8 +231,8 @@ class Arms:
                 break
         if kept < len(seeds):
             cut.append(f"{kept} of {len(seeds)} seeds for the trained arms, to keep to the time asked for")
+        affordable = max(affordable, min(MIN_UPDATES, updates))
         if affordable < updates:
-            affordable = max(affordable, MIN_UPDATES)
             cut.append(
                 f"{affordable} of at most {updates} updates for fine-tuning and baseline alike, to keep to the time"
             )

@@ -11,6 +11,7 @@ from twoviews.compute import Compute, choose_compute
 from twoviews.data.corpus import Corpus, load_corpus
 from twoviews.data.source import Spec
 from twoviews.encoders import load_encoder
+from twoviews.errors import DataError
 from twoviews.evaluation.features import Embeddings, fingerprint_module
 from twoviews.jobs.online import vectors_of
 from twoviews.narrate import Narrator
@@ -86,11 +87,16 @@ def embed_corpus(
     fingerprint = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
     key = hashlib.sha256(f"{fingerprint}{corpus.fingerprint}".encode()).hexdigest()[:16]
     folder = run.embeddings / key
+    vectors = None
     if (folder / "meta.json").is_file():
-        vectors = Embeddings.load(folder).vectors
-    else:
+        try:
+            vectors = Embeddings.load(folder).vectors
+        except DataError:
+            vectors = None  # damaged: made again below
+    stored = vectors is not None
+    if vectors is None:
         vectors = vectors_of(encoder, corpus, preprocessing.views(), compute=compute)
     embeddings = Embeddings(vectors, corpus.ids, corpus.labels, corpus.classes, fingerprint)
-    if not folder.exists():
-        embeddings.save(folder)
+    if not stored:
+        embeddings.save(folder, overwrite=True)
     return embeddings

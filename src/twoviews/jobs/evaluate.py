@@ -1,6 +1,7 @@
 """From a finished run and labelled data to rows, a verdict and a classifier."""
 
 import json
+import shutil
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -10,8 +11,8 @@ from torch import nn
 
 from twoviews.compute import choose_compute
 from twoviews.config import Recipe, make_recipe
-from twoviews.data.source import Spec
-from twoviews.errors import UsageError
+from twoviews.data.source import Spec, open_source
+from twoviews.errors import DataError, UsageError
 from twoviews.evaluation.compare import (
     ARMS,
     FIXED_BELOW,
@@ -67,15 +68,14 @@ def evaluate(
     Raises `UsageError` for a run that is not finished, unknown arms and budgets; `DataError` for labels that do not
     suffice.
     """
-    if seeds < 1 or (minutes is not None and not minutes > 0):
-        raise UsageError(f"evaluate needs at least one seed and a positive time, got {seeds} seeds, {minutes} minutes")
+    if minutes is not None and not minutes > 0:
+        raise UsageError(f"evaluate needs a positive time, got {minutes} minutes")
+    wanted, budgets = check_request(arms=arms, labels_per_class=labels_per_class, seeds=seeds)
     deadline = None if minutes is None else time.monotonic() + 60 * minutes - FINISHING_SECONDS
     narrator = narrator or Narrator()
     run = run if isinstance(run, Run) else Run(run)
     info = run.require_finished()
     config = make_recipe(run.settings(), origin=str(run.config))
-    wanted = check_arms(arms if arms is not None else ARMS)
-    budgets = parse_budgets(labels_per_class)
     compute = choose_compute(
         device=config.train.device,
         precision=info["precision"],
@@ -134,12 +134,15 @@ def evaluate(
     order = {arm: i for i, arm in enumerate(ARMS)}
     comparison.rows.sort(key=lambda r: (order[r["arm"]], budgets.index(r["labels_per_class"]), r["seed"]))
     shipped = _ship_classifier(room, comparison)
+    # The baseline starts from random weights: what public weights brought is not credited to the pictures.
+    init = config.encoder.init
+    subject = "self-supervision" if init is None else f"self-supervision on top of the initial weights ({init})"
     results = {
         "rows": comparison.rows,
         "protocol": _protocol(
             room, comparison, budgets, list_of_seeds, updates, names, seconds=time.monotonic() - began
         ),
-        "verdict": verdict(comparison, budgets),
+        "verdict": verdict(comparison, budgets, subject=subject),
         "classes": list(data.split.classes),
         "classifier": shipped,
         "cut": cut,
@@ -150,6 +153,23 @@ def evaluate(
     write_text(run.evaluation / "curves.jsonl", "".join(json.dumps(row) + "\n" for row in room.curves))
     write_report(run.path)
     return results
+
+
+def check_request(
+    *, arms: Sequence[str] | None, labels_per_class: str | Iterable[Budget], seeds: int
+) -> tuple[tuple[str, ...], tuple[Budget, ...]]:
+    """The arms and budgets asked for. Raises `UsageError`; called before anything costly."""
+    wanted, budgets = check_arms(arms if arms is not None else ARMS), parse_budgets(labels_per_class)
+    if seeds < 1 or not wanted or not budgets:
+        raise UsageError(f"evaluate needs an arm, a label budget and a seed, got {arms}, {labels_per_class!r}, {seeds}")
+    return wanted, budgets
+
+
+def check_labelled_sources(*specs: Spec | None, download: bool = False) -> None:
+    """Open labelled data without decoding it. Raises `DataError` where it is missing or has no labels."""
+    for spec in specs:
+        if spec is not None and not any(label is not None for label in open_source(spec, download=download).labels):
+            raise DataError(f"{spec} has no labels: give class folders or a manifest with a label column")
 
 
 def _protocol(
@@ -190,7 +210,7 @@ def _protocol(
         "selection": f"one setting an arm, on validation at the reference budget; below {FIXED_BELOW} labels a class "
         "fixed beforehand (n_val = 0)",
         "settings": comparison.chosen,
-        "test_reads": "once, after all settings were chosen",
+        "test_reads": "each arm's once, after its setting was chosen",
         "metrics": "macro averages over classes; scikit-learn's definitions",
         "encoder_hash": room.encoder_hash,
         "frozen": "a hash over weights and buffers was equal before and after the frozen arms",
@@ -208,7 +228,9 @@ def _ship_classifier(room: Arms, comparison: Comparison) -> dict[str, Any] | Non
             accuracy = comparison.val_accuracy.get(key, 0.0)
             if best is None or accuracy > best[0]:
                 best = (accuracy, key)
-    if best is None:
+    if best is None:  # one of an earlier evaluation would not fit these results
+        shutil.rmtree(room.run.classifier, ignore_errors=True)
+        (room.run.evaluation / "predictions.csv").unlink(missing_ok=True)
         return None
     accuracy, key = best
     arm, budget, seed = key

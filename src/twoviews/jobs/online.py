@@ -34,6 +34,8 @@ def vectors_of(
     encoder: nn.Module, corpus: Corpus, views: Views, *, compute: Compute, seed: int = 0, view: int = 0
 ) -> np.ndarray:
     """(N, D) float32: `h` of one view of every sample."""
+    if not len(corpus):  # nothing was held out for validation
+        return np.empty((0, int(getattr(encoder, "num_features", 1))), np.float32)
     dtype = torch.bfloat16 if compute.bf16 else None
     return embed(
         encoder,

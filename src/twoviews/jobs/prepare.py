@@ -98,17 +98,17 @@ def check_names(config: Recipe) -> None:
         stem_choice(config.encoder.name, image_size=32, stem="auto")
 
 
-def decide(config: Recipe, corpus: Corpus, *, asked_batch: bool, narrator: Narrator) -> Recipe:
+def decide(config: Recipe, corpus: Corpus, *, asked_side: int, asked_batch: bool, narrator: Narrator) -> Recipe:
     """Fill in what the recipe leaves open, telling why."""
-    count, height, width, channels = corpus.values.shape
+    count, _, _, channels = corpus.values.shape
     if count < 2:
         raise DataError(f"{corpus.spec} has {count} readable image: contrastive learning needs at least 2")
     train: dict[str, Any] = {}
     data: dict[str, Any] = {"channels": channels}
     config = decide_views(config, corpus, narrator=narrator)
     size = required(config.data.image_size)
-    if config.data.cache_side is None:
-        data["cache_side"] = round(1.25 * size) if (height, width) != (size, size) else max(height, size)
+    if config.data.cache_side is None:  # exactly what the corpus was loaded with, so that it can be read again
+        data["cache_side"] = asked_side
     encoder: dict[str, Any] = {}
     if config.encoder.name == "auto":
         gpu = torch.cuda.is_available() and config.train.device in ("auto", "cuda")
@@ -199,7 +199,7 @@ def evaluators_of(config: Recipe, corpus: Corpus, labelled: Corpus | None, job: 
 
 
 def measure(job: Job, corpus: Corpus, evaluators: Sequence[Evaluator]) -> tuple[float, float]:
-    """Seconds a step (median), and seconds of all evaluations, on a copy of the model."""
+    """Seconds a step (mean), and seconds of all evaluations, on a copy of the model."""
     method, groups = copy.deepcopy(job.method), []
     groups = parameter_groups(method, weight_decay=job.config.optim.weight_decay)
     optimizer = build_optimizer(groups, name=job.config.optim.name, momentum=job.config.optim.momentum)

@@ -85,10 +85,10 @@ def pretrain(
     check_output(Path(out), overwrite=overwrite)
 
     # Data
-    size = config.data.image_size
+    cache_side = config.data.cache_side or round(1.25 * (config.data.image_size or 96))
     corpus = load_corpus(
         data,
-        cache_side=config.data.cache_side or round(1.25 * (size or 96)),
+        cache_side=cache_side,
         channels=config.data.channels,
         download=download,
         narrator=narrator,
@@ -97,14 +97,14 @@ def pretrain(
     if probe_data is not None:
         probe_corpus = load_corpus(
             probe_data,
-            cache_side=config.data.cache_side or round(1.25 * (size or 96)),
+            cache_side=cache_side,
             channels=corpus.values.shape[3],
             download=download,
             narrator=narrator,
         )
 
     # Decisions
-    config = decide(config, corpus, asked_batch=asked_batch, narrator=narrator)
+    config = decide(config, corpus, asked_side=cache_side, asked_batch=asked_batch, narrator=narrator)
     job = assemble(config, corpus, encoder=encoder if isinstance(encoder, nn.Module) else None, narrator=narrator)
     evaluators = evaluators_of(config, corpus, probe_corpus, job)
     run = make_output(Path(out), overwrite=overwrite)
@@ -141,7 +141,7 @@ def pretrain(
         chance_loss=chance,
         images_per_second_predicted=round(batch / seconds_a_step, 1),
         minutes_asked=minutes,
-        probe_data=str(probe_data) if probe_data is not None else None,
+        probe_data=str(probe_data) if isinstance(probe_data, (str, Path)) else None,
         custom_encoder=type(encoder).__name__ if isinstance(encoder, nn.Module) else None,
     )
     return _finish(run, job, corpus, evaluators, start=0, narrator=narrator)

@@ -6,7 +6,7 @@ from twoviews.config import make_recipe
 from twoviews.data.corpus import load_corpus
 from twoviews.data.source import Spec
 from twoviews.errors import ResourceError
-from twoviews.jobs.prepare import build_views, decide_views, some_samples
+from twoviews.jobs.prepare import build_views, check_names, decide_views, some_samples
 from twoviews.narrate import Narrator
 from twoviews.recipes import load_recipe
 from twoviews.views.sheet import contact_sheet
@@ -26,6 +26,7 @@ def draw_sheet(
     narrator = narrator or Narrator()
     options = {"data": {"image_size": image_size}, "train": {"seed": seed}}
     config = make_recipe(load_recipe(recipe), options)
+    check_names(config)
     side = config.data.cache_side or round(1.25 * (config.data.image_size or 96))
     corpus = load_corpus(data, cache_side=side, channels=config.data.channels, download=download, narrator=narrator)
     views = build_views(decide_views(config, corpus, narrator=narrator))

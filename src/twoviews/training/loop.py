@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import signal
 import threading
 import time
@@ -160,7 +161,8 @@ def train(
                     metrics.flush()
                     raise NotFiniteError(
                         f"loss or gradient was not finite {in_a_row} times in a row, last at step {step}: "
-                        "the last checkpoint is intact; lower --set optim.lr or use --set train.precision=fp32"
+                        "the last checkpoint, where there is one, is intact; lower --set optim.lr or use "
+                        "--set train.precision=fp32"
                     )
             else:
                 in_a_row = 0
@@ -207,6 +209,8 @@ class MetricsLog:
         kept = [row for row in read_lines(self._run.metrics) if row["step"] < self._keep_below]
         write_text(self._run.metrics, "".join(json.dumps(row) + "\n" for row in kept))
         self._file: TextIO = self._run.metrics.open("a", encoding="utf-8")
+        if not self._keep_below:
+            shutil.rmtree(self._run.tensorboard, ignore_errors=True)
         self._board = SummaryWriter(str(self._run.tensorboard), purge_step=self._keep_below or None)
         return self
 
