@@ -181,7 +181,7 @@ def verdict(comparison: Comparison, budgets: Sequence[Budget], *, subject: str =
     """One sentence and its paired intervals: the better of linear and fine-tune on validation, against supervised.
 
     Intervals are Student's t over the seeds' differences in test accuracy, 95 %, one a budget, not corrected for
-    several budgets; pretraining itself was run once. "all" has one seed and so no interval. `subject`: what is credited.
+    several budgets; pretraining itself was run once. "all" has one seed and so no interval. `subject`: what it credits.
     """
     primary = _primary(comparison, budgets)
     against = "supervised"
