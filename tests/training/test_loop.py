@@ -356,7 +356,7 @@ class TestResumeRefuses:
 
     def test_a_module_of_ones_own(self, start: Start, tmp_path: Path) -> None:
         def module() -> nn.Module:
-            return nn.Sequential(nn.Flatten(), nn.Linear(64, 16))
+            return nn.Sequential(nn.Flatten(), nn.Dropout(0.3), nn.Linear(64, 16))
 
         torch.manual_seed(5)
         whole = start(tmp_path / "whole", encoder=module())
@@ -364,7 +364,8 @@ class TestResumeRefuses:
         path = self.stop(start, tmp_path / "run", encoder=module())
         with pytest.raises(UsageError, match=r"trains your own module Sequential: .*encoder=module"):
             resume(path)
-        same_as(whole, resume(path, encoder=module()))  # its weights are the checkpoint's
+        # Its weights are the checkpoint's, and its dropout is that of the step.
+        same_as(whole, resume(path, encoder=module()))
 
 
 def poison_loss(patch: pytest.MonkeyPatch, steps: set[int]) -> None:
