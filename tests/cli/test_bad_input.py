@@ -297,7 +297,7 @@ class TestLabels:
             (["--labels-per-class", "1,few"], "'few' is neither a positive whole number nor 'all'"),
             (["--labels-per-class", "0"], "'0' is neither a positive whole number nor 'all'"),
             (["--labels-per-class", ""], "write 1,5,10,all"),
-            (["--seeds", "0"], "at least one seed"),
+            (["--seeds", "0"], "a seed"),
             (["--minutes", "0"], "a positive time"),
             (["--minutes", "nan"], "a positive time"),
         ],

@@ -69,7 +69,8 @@ class TestPretrain:
         config = tomllib.loads((place.run / "config.toml").read_text())
         assert config["train"]["steps"] == 6
         assert "epochs" not in config["train"]
-        assert config["data"] == {"source": str(place.train), "image_size": 8, "cache_side": 8, "channels": 1}
+        assert config["data"].items() >= {"source": str(place.train), "image_size": 8, "channels": 1}.items()
+        assert config["data"]["cache_side"] >= 8
         assert config["views"]["policy"] == config["evaluate"]["policy"] == "digits"
 
     def test_the_probe_data_was_measured(self, place: Any) -> None:

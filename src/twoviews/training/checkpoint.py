@@ -80,9 +80,9 @@ def save_checkpoint(
             "The checkpoint before is intact: make room, then twoviews resume"
         ) from None
     write_text(folder.parent / "latest", f"{folder.name}/{final.name}\n")
-    saved = _saved(folder)
-    # A later step than the one just saved is damaged, else the run had gone on from there.
-    for old in [path for path in saved if path > final] + [path for path in saved if path <= final][keep:]:
+    # A damaged later step must not push out the one just saved.
+    whole = [path for path in _saved(folder) if path <= final or _damage(path) is None]
+    for old in set(_saved(folder)) - set(whole[:keep]):
         shutil.rmtree(old, ignore_errors=True)
     return final
 
