@@ -27,7 +27,7 @@ _HOMES = {
     "open_source": "twoviews.data.source",
     "predict": "twoviews.jobs.classifier",
     "pretrain": "twoviews.jobs.pretrain",
-    "resume": "twoviews.jobs.pretrain",
+    "resume": "twoviews.jobs.resume",
     "write_report": "twoviews.report",
 }
 
@@ -40,8 +40,9 @@ if TYPE_CHECKING:
     from twoviews.jobs.classifier import predict
     from twoviews.jobs.embed import embed
     from twoviews.jobs.evaluate import evaluate
-    from twoviews.jobs.pretrain import pretrain, resume
-    from twoviews.losses import NTXentLoss, nt_xent
+    from twoviews.jobs.pretrain import pretrain
+    from twoviews.jobs.resume import resume
+    from twoviews.losses.nt_xent import NTXentLoss, nt_xent
     from twoviews.report import write_report
     from twoviews.run import Run
 

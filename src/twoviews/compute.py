@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from twoviews import distributed
 from twoviews.errors import UsageError
 from twoviews.narrate import Narrator
 
@@ -64,7 +65,7 @@ def choose_compute(*, device: str, precision: str, threads: int | None, narrator
         reason = str(error).splitlines()[0]
         raise UsageError(f"device {device!r} cannot be used: {reason}; try --set train.device=cpu") from None
     if threads is None:
-        threads = available_cores()
+        threads = max(1, available_cores() // distributed.local_size())
         narrator.chose("threads", threads, "one a core that this process may use")
     torch.set_num_threads(threads)
     if precision == "auto":

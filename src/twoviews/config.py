@@ -95,8 +95,13 @@ class Train(Section):
     minutes: Positive | None = None
     steps: Count | None = None
     batch_size: Annotated[int, Field(ge=2)] | None = None
-    bn_group: Annotated[int, Field(ge=2)] | None = None
-    """Samples that share BatchNorm statistics; the batch up to 256 by default."""
+    """Samples that are compared with each other in a step, over all processes."""
+    micro_batch: Annotated[int, Field(ge=2)] | Literal["auto"] | None = None
+    """Samples whose graph a process keeps at a time, a multiple of bn_group; `auto`: the most that memory holds.
+    Decides memory and time, not the result. All by default."""
+    bn_group: Annotated[int, Field(ge=2)] | Literal["global"] | None = None
+    """Samples that share BatchNorm statistics, in one process; the batch up to 256 by default. `global`: the whole
+    batch, over all processes' GPUs."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     device: str = "auto"
     threads: Count | None = None
@@ -157,12 +162,15 @@ class Recipe(Section):
 
 
 def make_recipe(*layers: Mapping[str, Any], origin: str = "configuration") -> Recipe:
-    """Merge tables from weakest to strongest and check them.
+    """Merge tables from weakest to strongest and check them; another method starts from its own defaults.
 
     Raises `UsageError` naming the key, the value received and the nearest known key.
     """
     merged: dict[str, Any] = {}
     for layer in layers:
+        method = layer.get("method")
+        if isinstance(method, Mapping) and method.get("name") not in (None, _method_of(merged)):
+            merged.pop("method", None)  # options of another method
         _merge(merged, layer)
     lengths = {"epochs", "minutes", "steps"}
     for layer in reversed(layers):  # the strongest layer with a length replaces the others', whatever their unit
@@ -215,6 +223,12 @@ def _merge(into: dict[str, Any], layer: Mapping[str, Any]) -> None:
             _merge(into.setdefault(key, {}), value)
         else:
             into[key] = value
+
+
+def _method_of(tables: Mapping[str, Any]) -> str:
+    table = tables.get("method")
+    name = table.get("name") if isinstance(table, Mapping) else None
+    return str(name or MethodOptions.model_fields["name"].default)
 
 
 def _explain(error: ValidationError, origin: str) -> str:

@@ -331,16 +331,16 @@ class TestExhausted:
 
         monkeypatch.setattr(pretrain, "measure", exhausted)
         outcome = twoviews("pretrain", place.train, "--out", tmp_path / "out", "--encoder", "convnet_tiny")
-        refused(outcome, 5, "out of memory: try half the --batch-size, or a smaller --image-size")
+        refused(
+            outcome, 5, "out of memory: try --micro-batch auto, or half the --micro-batch, or a smaller --image-size"
+        )
 
     def test_not_finite(
         self, place: Any, twoviews: Command, tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         from twoviews.jobs import pretrain
-        from twoviews.training.loop import train
 
         monkeypatch.setattr(pretrain, "measure", lambda *_: (0.01, 0.0))
-        monkeypatch.setattr(pretrain, "train", train)
         options = ["--out", tmp_path / "out", "--encoder", "convnet_tiny", "--batch-size", 16, "--epochs", 5, *tiny]
         settings = ["--set", "optim.lr=1e30", "--set", "optim.name=sgd", "--set", "optim.warmup=0"]
         outcome = twoviews("pretrain", place.train, *options, *settings)

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from twoviews.methods import METHODS, Method, Projections, build_method
-from twoviews.training.large_batch import project_in_groups
+from twoviews.methods import METHODS, Method, Projections, Step, build_method
+from twoviews.training.large_batch import Accumulated, accumulate_gradients
 
 FEATURES = 16
 
@@ -47,22 +47,49 @@ def norms_of(method: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
     return [m for m in method.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
 
 
+def outputs(method: Method, views: Sequence[Tensor]) -> Projections:
+    """What `compare` gets: projections, and targets without gradient."""
+    with torch.no_grad():
+        targets = method.targets(views)
+    return {**method(views), **targets}
+
+
+def accumulate(
+    method: Method, views: Sequence[Tensor], *, bn_group: int, micro_batch: int | None = None
+) -> Accumulated:
+    labels = torch.arange(len(views[0])) % 3 if method.uses_labels else None
+    return accumulate_gradients(
+        method,
+        lambda rows: [view[rows] for view in views],
+        count=len(views[0]),
+        bn_group=bn_group,
+        micro_batch=micro_batch,
+        labels=labels,
+    )
+
+
+def compare(method: Method, projections: Projections) -> Step:
+    labels = torch.arange(len(next(iter(projections.values())))) % 3 if method.uses_labels else None
+    return method.compare(projections, labels)
+
+
 pytestmark = pytest.mark.parametrize("name", METHODS)
 
 
 def test_projections_are_one_row_a_sample(name: str) -> None:
     method = make(name)
     assert method.n_views >= 1
-    projections = method(views_of(method, count=6))
-    assert projections.tensors
-    for key, tensor in projections.tensors.items():
-        assert len(tensor) == 6
-        assert tensor.requires_grad != (key in projections.constant)
+    views = views_of(method, count=6)
+    projections, targets = method(views), method.targets(views)
+    assert projections
+    assert not projections.keys() & targets.keys()
+    assert all(len(tensor) == 6 for tensor in (*projections.values(), *targets.values()))
+    assert any(tensor.requires_grad for tensor in projections.values())
 
 
 def test_compare_gives_a_scalar_and_scalars(name: str) -> None:
     method = make(name)
-    step = method.compare(method(views_of(method)))
+    step = compare(method, outputs(method, views_of(method)))
     assert step.loss.shape == ()
     assert math.isfinite(step.loss.item())
     for value in step.metrics.values():
@@ -72,7 +99,7 @@ def test_compare_gives_a_scalar_and_scalars(name: str) -> None:
 
 def test_every_parameter_gets_a_gradient(name: str) -> None:
     method = make(name)
-    method.compare(method(views_of(method))).loss.backward()
+    compare(method, outputs(method, views_of(method))).loss.backward()
     for key, parameter in method.named_parameters():
         if parameter.requires_grad:
             assert parameter.grad is not None, key
@@ -85,37 +112,28 @@ def test_the_loss_falls(name: str) -> None:
     optimizer = torch.optim.AdamW([p for p in method.parameters() if p.requires_grad], lr=3e-3)
     losses = []
     for step in range(25):
-        projections = method(views)
-        compared = method.compare(projections)
         optimizer.zero_grad()
-        compared.loss.backward()
+        done = accumulate(method, views, bn_group=64)
         optimizer.step()
-        method.after_step(projections, (step + 1) / 25)
-        losses.append(compared.loss.item())
+        method.after_step(done.projections, (step + 1) / 25)
+        losses.append(done.step.loss.item())
     assert losses[-1] < 0.8 * losses[0]
 
 
 def test_compare_is_pure(name: str) -> None:
     method = make(name)
-    projections = method(views_of(method))
-    free = Projections(
-        {
-            key: tensor.detach().clone().requires_grad_(key not in projections.constant)
-            for key, tensor in projections.tensors.items()
-        },
-        projections.constant,
-    )
-    before = {key: tensor.detach().clone() for key, tensor in free.tensors.items()}
+    projections = outputs(method, views_of(method))
+    free = {key: tensor.detach().clone().requires_grad_(tensor.requires_grad) for key, tensor in projections.items()}
+    before = {key: tensor.detach().clone() for key, tensor in free.items()}
     state = copy.deepcopy(method.state_dict())
     generator = torch.get_rng_state()
-    first = method.compare(free)
-    second = method.compare(free)
+    first, second = compare(method, free), compare(method, free)
     assert first.loss.item() == second.loss.item()
     assert {k: v.item() for k, v in first.metrics.items()} == {k: v.item() for k, v in second.metrics.items()}
     first.loss.backward()
     assert all(parameter.grad is None for parameter in method.parameters())
     assert torch.equal(torch.get_rng_state(), generator)
-    for key, tensor in free.tensors.items():
+    for key, tensor in free.items():
         assert torch.equal(tensor, before[key])
     for key, tensor in method.state_dict().items():
         assert torch.equal(tensor, state[key])
@@ -123,10 +141,11 @@ def test_compare_is_pure(name: str) -> None:
 
 def test_compare_knows_no_order_of_samples(name: str) -> None:
     method = make(name)
-    projections = method(views_of(method))
-    order = torch.randperm(24, generator=torch.Generator().manual_seed(0))
-    moved = Projections({k: t[order] for k, t in projections.tensors.items()}, projections.constant)
-    assert method.compare(moved).loss.item() == pytest.approx(method.compare(projections).loss.item(), rel=1e-12)
+    projections = outputs(method, views_of(method))
+    order = 3 * torch.randperm(8, generator=torch.Generator().manual_seed(0)).repeat_interleave(3)
+    order += torch.arange(3).repeat(8)  # keeps the labels where they are
+    moved = {key: tensor[order] for key, tensor in projections.items()}
+    assert compare(method, moved).loss.item() == pytest.approx(compare(method, projections).loss.item(), rel=1e-12)
 
 
 def test_chance_is_the_loss_of_equal_projections(name: str) -> None:
@@ -134,14 +153,13 @@ def test_chance_is_the_loss_of_equal_projections(name: str) -> None:
     chance = method.chance_loss(24)
     if chance is None:
         return
-    projections = method(views_of(method))
-    equal = Projections({k: torch.ones_like(t) for k, t in projections.tensors.items()}, projections.constant)
-    assert method.compare(equal).loss.item() == pytest.approx(chance, rel=1e-9)
+    equal = {key: torch.ones_like(tensor) for key, tensor in outputs(method, views_of(method)).items()}
+    assert compare(method, equal).loss.item() == pytest.approx(chance, rel=1e-9)
 
 
 def test_the_seed_decides_everything(name: str) -> None:
     one, same, other = make(name, seed=3), make(name, seed=3), make(name, seed=4)
-    losses = [m.compare(m(views_of(m))).loss.item() for m in (one, same, other)]
+    losses = [compare(m, outputs(m, views_of(m))).loss.item() for m in (one, same, other)]
     assert losses[0] == losses[1] != losses[2]
 
 
@@ -149,12 +167,12 @@ def test_state_goes_through_bytes(name: str) -> None:
     from safetensors.torch import load, save
 
     method, other = make(name, seed=0), make(name, seed=1)
-    method(views_of(method))  # moves the running statistics away from those of a new one
+    outputs(method, views_of(method))  # moves the running statistics away from those of a new one
     other.load_state_dict(load(save(method.state_dict())))
     for mode in (False, True):
         method.train(mode)
         other.train(mode)
-        losses = [m.compare(m(views_of(m))).loss.item() for m in (method, other)]
+        losses = [compare(m, outputs(m, views_of(m))).loss.item() for m in (method, other)]
         assert losses[0] == losses[1]
 
 
@@ -162,27 +180,53 @@ def test_groups_project_as_each_alone(name: str) -> None:
     method = make(name)
     views = views_of(method)
     state = copy.deepcopy(method.state_dict())
-    joined = project_in_groups(method, views, bn_group=8, forward=method)
+    joined = accumulate(method, views, bn_group=8).projections
     for start in (0, 8, 16):
         method.load_state_dict(state)
-        alone = method([view[start : start + 8] for view in views])
-        assert alone.constant == joined.constant
-        for key, tensor in alone.tensors.items():
+        alone = outputs(method, [view[start : start + 8] for view in views])
+        assert alone.keys() == joined.keys()
+        for key, tensor in alone.items():
             assert torch.equal(joined[key][start : start + 8], tensor)
     method.load_state_dict(state)
-    whole = method(views)
-    assert any(not torch.allclose(joined[key], whole[key]) for key in whole.tensors)  # the groups matter
+    whole = outputs(method, views)
+    assert any(not torch.allclose(joined[key], whole[key]) for key in whole)  # the groups matter
 
 
-def test_one_group_is_the_plain_projection(name: str) -> None:
+def test_one_group_is_the_plain_step(name: str) -> None:
     method, plain = make(name), make(name)
     views = views_of(method)
-    joined = project_in_groups(method, views, bn_group=24, forward=method)
-    wanted = plain(views)
-    for key, tensor in wanted.tensors.items():
-        assert torch.equal(joined[key], tensor)
+    done = accumulate(method, views, bn_group=24)
+    wanted = outputs(plain, views)
+    step = compare(plain, wanted)
+    step.loss.backward()
+    assert done.step.loss.item() == step.loss.item()
+    for key, tensor in wanted.items():
+        assert torch.equal(done.projections[key], tensor)
+        assert not done.projections[key].requires_grad
     for key, tensor in plain.state_dict().items():
         assert torch.equal(method.state_dict()[key], tensor)
+    same_gradients(method, plain, tolerance=0)
+
+
+@pytest.mark.parametrize("micro_batch", [4, 8, 20])
+def test_a_micro_batch_changes_no_bit(name: str, micro_batch: int) -> None:
+    whole, cut = make(name), make(name)
+    views = views_of(whole)
+    one, other = accumulate(whole, views, bn_group=4), accumulate(cut, views, bn_group=4, micro_batch=micro_batch)
+    assert one.step.loss.item() == other.step.loss.item()
+    assert {k: v.item() for k, v in one.step.metrics.items()} == {k: v.item() for k, v in other.step.metrics.items()}
+    for key, tensor in whole.state_dict().items():
+        assert torch.equal(cut.state_dict()[key], tensor), key
+    same_gradients(whole, cut, tolerance=0)
+
+
+def same_gradients(one: Method, other: Method, *, tolerance: float) -> None:
+    gradients = dict(other.named_parameters())
+    for key, parameter in one.named_parameters():
+        wanted = gradients[key].grad
+        assert (parameter.grad is None) == (wanted is None), key
+        if parameter.grad is not None and wanted is not None:
+            assert (parameter.grad - wanted).norm() <= tolerance * wanted.norm(), key
 
 
 def group_statistics(method: Method, views: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
@@ -190,22 +234,27 @@ def group_statistics(method: Method, views: Sequence[Tensor]) -> list[tuple[Tens
     copied = copy.deepcopy(method)
     for norm in norms_of(copied):
         norm.momentum = 1.0
-    copied(views)
+    outputs(copied, views)
     return [(norm.running_mean.clone(), norm.running_var.clone()) for norm in norms_of(copied)]  # type: ignore[union-attr]
 
 
+@pytest.mark.parametrize("micro_batch", [6, None])
 @pytest.mark.parametrize("momentum", [0.1, 0.9])
-def test_running_statistics_move_once_by_the_mean_over_groups(name: str, momentum: float) -> None:
+def test_running_statistics_move_once_by_the_mean_over_groups(
+    name: str, momentum: float, micro_batch: int | None
+) -> None:
     method = make(name)
     views = views_of(method)
-    method(views_of(method, seed=9))  # old statistics that are not those of a new layer
+    outputs(method, views_of(method, seed=9))  # old statistics that are not those of a new layer
     norms = norms_of(method)
     assert norms
     for norm in norms:
         norm.momentum = momentum
     old = [(norm.running_mean.clone(), norm.running_var.clone()) for norm in norms]  # type: ignore[union-attr]
+    counts = [int(norm.num_batches_tracked) for norm in norms]  # type: ignore[arg-type]
     groups = [group_statistics(method, [v[i : i + 6] for v in views]) for i in range(0, 24, 6)]
-    project_in_groups(method, views, bn_group=6, forward=method)
+    accumulate(method, views, bn_group=6, micro_batch=micro_batch)
+    assert [int(norm.num_batches_tracked) for norm in norms] == [count + 1 for count in counts]  # type: ignore[arg-type]
     for index, norm in enumerate(norms):
         for which, now in enumerate((norm.running_mean, norm.running_var)):
             mean = torch.stack([group[index][which] for group in groups]).mean(0)
@@ -215,20 +264,27 @@ def test_running_statistics_move_once_by_the_mean_over_groups(name: str, momentu
 
 
 def test_momenta_are_put_back_after_a_failure(name: str) -> None:
-    class Broken(nn.Module):
-        def forward(self, views: Sequence[Tensor]) -> Projections:
-            raise RuntimeError("broken")
-
     method = make(name)
     before = [norm.momentum for norm in norms_of(method)]
+
+    def broken(rows: slice) -> list[Tensor]:
+        raise RuntimeError("broken")
+
     with pytest.raises(RuntimeError, match="broken"):
-        project_in_groups(method, views_of(method), bn_group=8, forward=Broken())
+        accumulate_gradients(method, broken, count=24, bn_group=8)
     assert [norm.momentum for norm in norms_of(method)] == before
 
 
 def test_norms_in_evaluation_stay(name: str) -> None:
     method = make(name).eval()
     state = copy.deepcopy(method.state_dict())
-    project_in_groups(method, views_of(method), bn_group=8, forward=method)
+    accumulate(method, views_of(method), bn_group=8)
     for key, tensor in method.state_dict().items():
         assert torch.equal(tensor, state[key])
+
+
+def test_numbers_that_do_not_divide(name: str) -> None:
+    method = make(name)
+    for bn_group, micro_batch in ((5, None), (8, 12)):
+        with pytest.raises(ValueError, match=f"must be multiples of bn_group {bn_group}"):
+            accumulate(method, views_of(method), bn_group=bn_group, micro_batch=micro_batch)

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from twoviews.errors import Interrupted, NotFiniteError, RefusedError, Terminated, TwoviewsError, UsageError
-from twoviews.jobs.pretrain import resume
+from twoviews.jobs.resume import resume
 from twoviews.methods import SimCLR, Step
 from twoviews.narrate import Narrator
 from twoviews.run import Run, read_lines
@@ -249,10 +249,10 @@ class TestInterruptions:
     def test_killed_while_the_encoder_is_written(
         self, reference: Run, start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        from twoviews.jobs import pretrain as job
+        from twoviews.jobs import training
 
         with monkeypatch.context() as patch:
-            patch.setattr(job, "save_encoder", lambda *_, **__: die())
+            patch.setattr(training, "save_encoder", lambda *_, **__: die())
             with pytest.raises(Killed):
                 start(tmp_path / "run")
         same_as(reference, resume(tmp_path / "run"))

@@ -4,10 +4,12 @@ import errno
 import io
 import os
 import sys
+import time
 from collections.abc import Sequence
 
 from twoviews.errors import TwoviewsError
 
+PATIENCE_SECONDS = 3
 NOT_WRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 
 
@@ -16,15 +18,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     from twoviews.cli.parser import build_parser
 
     arguments = build_parser().parse_args(argv)
+    from twoviews import distributed
     from twoviews.cli import commands
 
+    others = distributed.launched_rank()  # 0: this process speaks for all
+    if others:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="surrogateescape")  # a file's name is bytes, and is printed as those bytes
     try:
+        if getattr(arguments, "devices", None) and not distributed.launched():
+            from twoviews.cli.launch import launch
+
+            return launch(sys.argv[1:] if argv is None else argv, count=arguments.devices)
         commands.COMMANDS[arguments.command](arguments)
         sys.stdout.flush()
     except TwoviewsError as error:
-        print(f"twoviews: {error}", file=sys.stderr)
+        if others:  # what fails everywhere is told once: process 0's end takes this one with it
+            time.sleep(PATIENCE_SECONDS)
+        print(f"twoviews: {f'process {others}: ' if others else ''}{error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("twoviews: interrupted", file=sys.stderr)
@@ -45,7 +57,7 @@ def _exhausted(error: Exception) -> str | None:
     """What to say when memory or disk ran out, which libraries tell in exceptions of many kinds; else None."""
     text = str(error)
     if isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text:
-        return "out of memory: try half the --batch-size, or a smaller --image-size"
+        return "out of memory: try --micro-batch auto, or half the --micro-batch, or a smaller --image-size"
     if getattr(error, "errno", None) in NOT_WRITABLE or "No space left" in text:
         return f"cannot write: {text}; make room, or choose another place"
     return None

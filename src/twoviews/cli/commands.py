@@ -51,7 +51,7 @@ def pretrain(a: argparse.Namespace) -> None:
 
 
 def resume(a: argparse.Namespace) -> None:
-    from twoviews.jobs.pretrain import resume as resume_run
+    from twoviews.jobs.resume import resume as resume_run
 
     run = resume_run(a.run, anyway=a.anyway, narrator=_narrator(a))
     info = run.info()
@@ -171,7 +171,9 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
 
 
 def _narrator(a: argparse.Namespace) -> Narrator:
-    return make_narrator(quiet=a.quiet)
+    from twoviews import distributed
+
+    return make_narrator(quiet=a.quiet or distributed.launched_rank() > 0)
 
 
 def _pretrain(a: argparse.Namespace, *, minutes: float | None, narrator: Narrator) -> Any:
@@ -187,6 +189,7 @@ def _pretrain(a: argparse.Namespace, *, minutes: float | None, narrator: Narrato
         epochs=a.epochs,
         minutes=minutes,
         batch_size=a.batch_size,
+        micro_batch=a.micro_batch,
         seed=a.seed,
         probe_data=a.probe_data,
         settings=a.settings,

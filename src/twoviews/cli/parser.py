@@ -95,6 +95,7 @@ def build_parser() -> Parser:
 
     sub = command("resume", "continue an interrupted run, to the same bytes", "twoviews resume runs/a")
     sub.add_argument("run", metavar="RUN", help="run directory")
+    _devices(sub)
     sub.add_argument("--anyway", action="store_true", help="also on other hardware, without the promise of equal bytes")
     _common(sub)
 
@@ -106,6 +107,7 @@ def build_parser() -> Parser:
     sub.add_argument("run", metavar="RUN", help="run directory")
     _evaluating(sub, required=True)
     sub.add_argument("--minutes", type=float, help="time for the whole comparison; what was cut is said")
+    _devices(sub)
     _download(sub)
     _common(sub)
 
@@ -113,6 +115,7 @@ def build_parser() -> Parser:
     sub.add_argument("run", metavar="RUN", help="run directory")
     sub.add_argument("data", metavar="DATA", help=DATA_HELP)
     sub.add_argument("--out", required=True, help="folder for vectors.npy, index.csv and meta.json")
+    _devices(sub)
     _overwrite(sub)
     _download(sub)
     _common(sub)
@@ -161,7 +164,14 @@ def _pretraining(sub: Parser) -> None:
     length.add_argument(
         "--minutes", type=float, help="time to use; the number of steps is fixed at the start and recorded"
     )
-    sub.add_argument("--batch-size", type=int, help="samples a step")
+    sub.add_argument("--batch-size", type=int, help="samples that are compared with each other in a step")
+    sub.add_argument(
+        "--micro-batch",
+        type=_count_or_auto,
+        metavar="N",
+        help="samples whose graph is in memory at a time, or 'auto': less memory, more time, the same result",
+    )
+    _devices(sub)
     sub.add_argument("--seed", type=int, help="decides initial weights, order and augmentation")
     sub.add_argument(
         "--probe-data", metavar="DATA", help="labelled data for online kNN and linear probe; not trained on"
@@ -200,6 +210,14 @@ def _recipe(sub: Parser) -> None:
 
 def _overwrite(sub: Parser) -> None:
     sub.add_argument("--overwrite", action="store_true", help="replace what is in the output folder")
+
+
+def _devices(sub: Parser) -> None:
+    sub.add_argument("--devices", type=int, metavar="N", help="work in N processes, one a GPU; the same numbers")
+
+
+def _count_or_auto(text: str) -> int | str:
+    return text if text == "auto" else int(text)
 
 
 def _download(sub: Parser) -> None:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from twoviews import distributed
 from twoviews.errors import DataError, UsageError, unknown_name
 from twoviews.evaluation.metrics import classification_metrics
 from twoviews.evaluation.statistics import conclusion, paired_interval
@@ -60,7 +61,10 @@ class Arm:
 
 @dataclass
 class Comparison:
-    """Rows, and what was chosen; filled by `run_arm`."""
+    """Rows, and what was chosen; `run_arm` makes records, `add` takes them in.
+
+    `shippable`: whose model was kept, in this process (`models`) or in another one.
+    """
 
     split: Split
     rows: list[dict[str, Any]] = field(default_factory=list)
@@ -68,6 +72,7 @@ class Comparison:
     predictions: dict[tuple[str, Budget, int], np.ndarray] = field(default_factory=dict)
     val_accuracy: dict[tuple[str, Budget, int], float] = field(default_factory=dict)
     models: dict[tuple[str, Budget, int], Any] = field(default_factory=dict)
+    shippable: list[tuple[str, Budget, int]] = field(default_factory=list)
 
     def choose(self, arm: Arm, budgets: Sequence[Budget], seeds: Sequence[int]) -> Any:
         """The arm's setting, by mean validation accuracy over `seeds` at the reference budget."""
@@ -76,12 +81,16 @@ class Comparison:
         reference = reference_budget(budgets)
         setting, trials = arm.settings[0] if len(arm.settings) == 1 else arm.fixed, []
         if reference is not None and len(arm.settings) > 1 and len(self.split.val):
-            for candidate in arm.settings:
-                used = seeds if reference != "all" else seeds[:1]
-                scores = [
-                    self._accuracy(arm.fit(self.split.subset(reference, s), candidate, s, reference).val) for s in used
-                ]
-                trials.append({"setting": candidate, "val_accuracy": round(float(np.mean(scores)), 4)})
+            used = seeds if reference != "all" else seeds[:1]
+            scores = distributed.spread(
+                [(candidate, seed) for candidate in arm.settings for seed in used],
+                lambda trial: self._accuracy(
+                    arm.fit(self.split.subset(reference, trial[1]), trial[0], trial[1], reference).val
+                ),
+            )
+            for number, candidate in enumerate(arm.settings):
+                of_candidate = scores[number * len(used) : (number + 1) * len(used)]
+                trials.append({"setting": candidate, "val_accuracy": round(float(np.mean(of_candidate)), 4)})
             setting = max(trials, key=lambda t: t["val_accuracy"])["setting"]
         self.chosen[arm.name] = {
             "setting": setting,
@@ -91,22 +100,21 @@ class Comparison:
         }
         return setting
 
-    def run_arm(self, arm: Arm, budget: Budget, seed: int, *, keep_model: bool = False) -> None:
-        """Fit one arm on one subset and add its row."""
+    def run_arm(self, arm: Arm, budget: Budget, seed: int, *, keep_model: bool = False) -> dict[str, Any]:
+        """Fit one arm on one subset: a record for `add`, also in another process. A model is kept in this one."""
         used = self.chosen[arm.name]
         setting = arm.fixed if fixed_budget(budget) else used["setting"]
         selected = bool(used["trials"]) and not fixed_budget(budget)
         indices = self.split.subset(budget, seed)
         fitted = arm.fit(indices, setting, seed, budget)
         predicted = fitted.test().argmax(1)
-        key = (arm.name, budget, seed)
-        self.predictions[key] = predicted
-        if len(self.split.val):
-            self.val_accuracy[key] = self._accuracy(fitted.val)
-        if keep_model:
-            self.models[key] = fitted.model
-        self.rows.append(
-            {
+        if keep_model and fitted.model is not None:
+            self.models[arm.name, budget, seed] = fitted.model
+        return {
+            "predicted": predicted.tolist(),
+            "val_accuracy": self._accuracy(fitted.val) if len(self.split.val) else None,
+            "shippable": keep_model and fitted.model is not None,
+            "row": {
                 "arm": arm.name,
                 "labels_per_class": budget,
                 "seed": seed,
@@ -119,8 +127,19 @@ class Comparison:
                 "n_train": len(indices),
                 "n_val": len(self.split.val) if selected else 0,
                 "n_test": len(self.split.test),
-            }
-        )
+            },
+        }
+
+    def add(self, record: dict[str, Any]) -> None:
+        """Take in what `run_arm` gave."""
+        row = record["row"]
+        key = (row["arm"], row["labels_per_class"], row["seed"])
+        self.rows.append(row)
+        self.predictions[key] = np.array(record["predicted"])
+        if record["val_accuracy"] is not None:
+            self.val_accuracy[key] = record["val_accuracy"]
+        if record["shippable"]:
+            self.shippable.append(key)
 
     def _accuracy(self, scores: np.ndarray) -> float:
         return float((scores.argmax(1) == self.split.val).mean())

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from twoviews import distributed
 from twoviews.compute import Compute
 from twoviews.config import Evaluate, Recipe
 from twoviews.data.corpus import Corpus
@@ -166,7 +167,7 @@ class Arms:
                 for u, x in curve
             ]
             if self.tick is not None:
-                self.tick()
+                self.tick(distributed.size())
             return Fitted(scores, lambda: self._scores(classifier, self.data.test), classifier)
 
         return Arm(name, fit, settings=self.options.lrs, fixed=self.options.fixed_lr)
@@ -217,6 +218,9 @@ class Arms:
         some = self.data.train.select(np.arange(min(1000, len(self.data.train))))
         self._scores(classifier, some)
         per_sample = (time.monotonic() - middle) / len(some)
+        # Units go to the processes in turn; what is decided here must be decided alike.
+        per_update, per_sample = (distributed.agreed(t / distributed.size()) for t in (per_update, per_sample))
+        time_left = distributed.agreed(deadline - time.monotonic())
         narrator = self.narrator
         trials = (len(self.options.lrs) if reference_budget(budgets) is not None else 0) * len(names)
         cut = []
@@ -225,7 +229,7 @@ class Arms:
             samples = (trials + pairs * len(names)) * (len(self.data.val) + 512) + pairs * len(names) * len(
                 self.data.test
             )
-            left = 0.92 * (deadline - time.monotonic()) - samples * per_sample
+            left = 0.92 * time_left - samples * per_sample
             affordable = int(left / ((trials + pairs * len(names)) * per_update))
             if affordable >= updates or kept <= MIN_SEEDS or affordable >= updates // 2:
                 break

@@ -7,13 +7,15 @@ from pathlib import Path
 
 from torch import nn
 
+from twoviews import distributed
 from twoviews.compute import Compute, choose_compute
-from twoviews.data.corpus import Corpus, load_corpus
+from twoviews.data.corpus import Corpus
 from twoviews.data.source import Spec
 from twoviews.encoders import load_encoder
 from twoviews.errors import DataError
 from twoviews.evaluation.features import Embeddings, fingerprint_module
 from twoviews.jobs.online import vectors_of
+from twoviews.jobs.training import load_shared
 from twoviews.narrate import Narrator
 from twoviews.run import Run, read_json
 from twoviews.views.policies import POLICIES, Views
@@ -44,9 +46,7 @@ class Preprocessing:
 
     def load(self, data: Spec, *, download: bool, narrator: Narrator) -> Corpus:
         """Decode data as this encoder wants it."""
-        return load_corpus(
-            data, cache_side=self.cache_side, channels=self.channels, download=download, narrator=narrator
-        )
+        return load_shared(data, self.cache_side, channels=self.channels, download=download, narrator=narrator)
 
 
 def embed(
@@ -66,6 +66,7 @@ def embed(
     >>> embed("runs/a", "photos/").vectors.shape          # doctest: +SKIP
     (1204, 512)
     """
+    distributed.join()
     narrator = narrator or Narrator()
     run = run if isinstance(run, Run) else Run(run)
     info = run.require_finished()
@@ -74,8 +75,9 @@ def embed(
     compute = choose_compute(device="auto", precision=info["precision"], threads=info["threads"], narrator=narrator)
     trained = compute.place(load_encoder(run.encoder, module=encoder)).eval()
     embeddings = embed_corpus(run, trained, corpus, preprocessing=preprocessing, compute=compute)
-    if out is not None:
+    if out is not None and distributed.is_main():
         embeddings.save(out, overwrite=True)
+    distributed.barrier()
     return embeddings
 
 
@@ -93,10 +95,12 @@ def embed_corpus(
             vectors = Embeddings.load(folder).vectors
         except DataError:
             vectors = None  # damaged: made again below
+    if not all(distributed.exchange(vectors is not None)):  # all processes make them, or none
+        vectors = None
     stored = vectors is not None
     if vectors is None:
         vectors = vectors_of(encoder, corpus, preprocessing.views(), compute=compute)
     embeddings = Embeddings(vectors, corpus.ids, corpus.labels, corpus.classes, fingerprint)
-    if not stored:
+    if not stored and distributed.is_main():
         embeddings.save(folder, overwrite=True)
     return embeddings

@@ -4,11 +4,13 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Iterable, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from twoviews import distributed
 from twoviews.compute import choose_compute
 from twoviews.config import Recipe, make_recipe
 from twoviews.data.source import Spec, open_source
@@ -17,6 +19,7 @@ from twoviews.evaluation.compare import (
     ARMS,
     FIXED_BELOW,
     TRAINED_ARMS,
+    Arm,
     Budget,
     Comparison,
     check_arms,
@@ -71,6 +74,7 @@ def evaluate(
     if minutes is not None and not minutes > 0:
         raise UsageError(f"evaluate needs a positive time, got {minutes} minutes")
     wanted, budgets = check_request(arms=arms, labels_per_class=labels_per_class, seeds=seeds)
+    distributed.join()
     deadline = None if minutes is None else time.monotonic() + 60 * minutes - FINISHING_SECONDS
     narrator = narrator or Narrator()
     run = run if isinstance(run, Run) else Run(run)
@@ -97,10 +101,13 @@ def evaluate(
     with narrator.track(sum(len(seeds_of(b, list_of_seeds)) for b in budgets) * len(cached), "features") as tick:
         for arm in cached:
             comparison.choose(arm, all_budgets, list_of_seeds)
-            for budget in budgets:
-                for seed in seeds_of(budget, list_of_seeds):
-                    comparison.run_arm(arm, budget, seed, keep_model=budget == last and seed == 0)
-                    tick()
+
+            def run_cached(unit: tuple[Budget, int], arm: Arm = arm) -> dict[str, Any]:
+                tick(distributed.size())
+                return comparison.run_arm(arm, *unit, keep_model=unit == (last, 0))
+
+            for record in distributed.spread([(b, s) for b in budgets for s in seeds_of(b, list_of_seeds)], run_cached):
+                comparison.add(record)
 
     # Trained arms: the cost of the comparison, planned to the time that is left.
     names = [arm for arm in TRAINED_ARMS if arm in wanted]
@@ -118,17 +125,24 @@ def evaluate(
             room.tick = tick
             for arm in trained:
                 comparison.choose(arm, trained_budgets, list_of_seeds[:1])
-            slowest = 0.0
-            for number, (budget, seed) in enumerate(units):
+            slowest, first = 0.0, units[distributed.rank() :][:1]
+
+            def run_pair(unit: tuple[Budget, int]) -> list[dict[str, Any]]:
+                nonlocal slowest
                 started = time.monotonic()
-                if deadline is not None and started + slowest > deadline and number:
-                    skipped = len(units) - number
-                    cut.append(f"time was up: {skipped} of {len(units)} pairs of fine-tuning and baseline were not run")
-                    narrator.warn(cut[-1])
-                    break
-                for arm in trained:  # both arms of a pair, or neither: differences stay paired
-                    comparison.run_arm(arm, budget, seed, keep_model=seed == 0)
+                if deadline is not None and started + slowest > deadline and [unit] != first:
+                    return []
+                # Both arms of a pair, or neither: differences stay paired.
+                records = [comparison.run_arm(arm, *unit, keep_model=unit[1] == 0) for arm in trained]
                 slowest = max(slowest, time.monotonic() - started)
+                return records
+
+            pairs = distributed.spread(units, run_pair)
+            for record in chain.from_iterable(pairs):
+                comparison.add(record)
+            if skipped := pairs.count([]):
+                cut.append(f"time was up: {skipped} of {len(units)} pairs of fine-tuning and baseline were not run")
+                narrator.warn(cut[-1])
             room.tick = None
 
     order = {arm: i for i, arm in enumerate(ARMS)}
@@ -148,10 +162,13 @@ def evaluate(
         "cut": cut,
         "excluded": data.excluded,
     }
-    _write_pictures(room, comparison, shipped)
-    write_json(run.results, results)
-    write_text(run.evaluation / "curves.jsonl", "".join(json.dumps(row) + "\n" for row in room.curves))
-    write_report(run.path)
+    curves = list(chain.from_iterable(distributed.exchange(room.curves)))
+    if distributed.is_main():
+        _write_pictures(room, comparison, shipped)
+        write_json(run.results, results)
+        write_text(run.evaluation / "curves.jsonl", "".join(json.dumps(row) + "\n" for row in curves))
+        write_report(run.path)
+    distributed.barrier()
     return results
 
 
@@ -223,8 +240,8 @@ def _protocol(
 def _ship_classifier(room: Arms, comparison: Comparison) -> dict[str, Any] | None:
     """Write the validation-best model of the largest budgets that linear and fine-tune reached; its metrics."""
     best: tuple[float, tuple[str, Budget, int]] | None = None
-    for key in comparison.models:
-        if key[0] in ("linear", "finetune") and comparison.models[key] is not None:
+    for key in comparison.shippable:
+        if key[0] in ("linear", "finetune"):
             accuracy = comparison.val_accuracy.get(key, 0.0)
             if best is None or accuracy > best[0]:
                 best = (accuracy, key)
@@ -234,15 +251,17 @@ def _ship_classifier(room: Arms, comparison: Comparison) -> dict[str, Any] | Non
         return None
     accuracy, key = best
     arm, budget, seed = key
-    model = comparison.models[key]
-    save_classifier(
-        room.run.classifier,
-        probe=model if isinstance(model, LinearProbe) else None,
-        classifier=model if isinstance(model, Classifier) else None,
-        encoder=room.run.encoder,
-        classes=room.data.split.classes,
-        facts={"arm": arm, "labels_per_class": budget, "seed": seed, "val_accuracy": round(accuracy, 4)},
-    )
+    model = comparison.models.get(key)
+    if model is not None:  # in the one process that fitted it
+        save_classifier(
+            room.run.classifier,
+            probe=model if isinstance(model, LinearProbe) else None,
+            classifier=model if isinstance(model, Classifier) else None,
+            encoder=room.run.encoder,
+            classes=room.data.split.classes,
+            facts={"arm": arm, "labels_per_class": budget, "seed": seed, "val_accuracy": round(accuracy, 4)},
+        )
+    distributed.barrier()
     predicted = comparison.predictions[key]
     truth, classes = room.data.split.test, room.data.split.classes
     return {

@@ -6,11 +6,12 @@ from typing import Any
 import numpy as np
 
 from twoviews.config import Recipe
-from twoviews.data.corpus import Corpus, load_corpus
+from twoviews.data.corpus import Corpus
 from twoviews.data.source import Spec
 from twoviews.errors import DataError
 from twoviews.evaluation.compare import Split
 from twoviews.evaluation.subsets import split_validation
+from twoviews.jobs.training import load_shared
 from twoviews.narrate import Narrator
 
 
@@ -45,9 +46,9 @@ def load_labelled(
     for name, spec in (("train", train), ("val", val), ("test", test)):
         if spec is None:
             continue
-        corpus = load_corpus(
+        corpus = load_shared(
             spec,
-            cache_side=config.data.cache_side,
+            config.data.cache_side,
             channels=info["data"]["channels"],
             download=download,
             narrator=narrator,

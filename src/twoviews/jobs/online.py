@@ -1,11 +1,14 @@
 """What is measured during training. Evaluators leave the module and the global generator as they were."""
 
+import math
 from collections.abc import Iterable, Iterator
+from itertools import pairwise
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from twoviews import distributed
 from twoviews.compute import Compute
 from twoviews.data.corpus import Corpus
 from twoviews.data.loading import fetch
@@ -19,30 +22,47 @@ from twoviews.views.policies import Views
 
 HEALTH_SAMPLES = 512
 PROBE_SAMPLES = 5000
+BATCH = 256
 
 
 def batches(
-    corpus: Corpus, views: Views, *, compute: Compute, seed: int = 0, view: int = 0, size: int = 256
+    corpus: Corpus,
+    views: Views,
+    *,
+    compute: Compute,
+    seed: int = 0,
+    view: int = 0,
+    rows: range | None = None,
 ) -> Iterator[Tensor]:
-    """One view of every sample of a corpus, in order, in batches on the device."""
-    for start in range(0, len(corpus), size):
-        batch = fetch(corpus, range(start, min(start + size, len(corpus))), device=compute.device)
+    """One view of every sample of a corpus, or of `rows`, in order, in batches on the device."""
+    rows = rows if rows is not None else range(len(corpus))
+    for start in range(0, len(rows), BATCH):
+        batch = fetch(corpus, rows[start : start + BATCH], device=compute.device)
         yield compute.arrange(views(batch, seed=seed, epoch=0, views=[view])[0])
 
 
 def vectors_of(
     encoder: nn.Module, corpus: Corpus, views: Views, *, compute: Compute, seed: int = 0, view: int = 0
 ) -> np.ndarray:
-    """(N, D) float32: `h` of one view of every sample."""
+    """(N, D) float32: `h` of one view of every sample, in every process; each computes its part.
+
+    The parts are whole batches, so that the processes compute just what one would.
+    """
     if not len(corpus):  # nothing was held out for validation
         return np.empty((0, int(getattr(encoder, "num_features", 1))), np.float32)
-    dtype = torch.bfloat16 if compute.bf16 else None
-    return embed(
-        encoder,
-        batches(corpus, views, compute=compute, seed=seed, view=view),
-        device=compute.device,
-        autocast=dtype,
-    )
+    whole, processes = math.ceil(len(corpus) / BATCH), distributed.size()
+    ends = [min(len(corpus), BATCH * (whole * i // processes)) for i in range(processes + 1)]
+    parts = [range(*pair) for pair in pairwise(ends)]
+    mine = parts[distributed.rank()]
+    vectors = np.empty((0, 0), np.float32)
+    if mine:
+        vectors = embed(
+            encoder,
+            batches(corpus, views, compute=compute, seed=seed, view=view, rows=mine),
+            device=compute.device,
+            autocast=torch.bfloat16 if compute.bf16 else None,
+        )
+    return distributed.gather_rows(vectors, [len(part) for part in parts])
 
 
 def health_evaluator(corpus: Corpus, *, views: Views, clean: Views, compute: Compute, seed: int) -> Evaluator:

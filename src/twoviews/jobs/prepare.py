@@ -1,16 +1,12 @@
 """From a recipe and data to a job that is ready to train: what is left open is decided, then everything is built."""
 
-import copy
-import resource
-import sys
-import time
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import nn
 
+from twoviews import distributed
 from twoviews.compute import Compute, choose_compute
 from twoviews.config import Recipe, make_recipe
 from twoviews.data.corpus import Corpus
@@ -21,7 +17,7 @@ from twoviews.errors import DataError, UsageError, unknown_name
 from twoviews.jobs.online import health_evaluator, probe_evaluator
 from twoviews.methods import Method, build_method
 from twoviews.narrate import Narrator
-from twoviews.training.loop import Evaluator, Plan, train_step
+from twoviews.training.loop import Evaluator, Plan
 from twoviews.training.optim import build_optimizer, parameter_groups, scaled_lr
 from twoviews.views.policies import NORMALIZATIONS, POLICIES, Views, find_policy
 
@@ -80,8 +76,17 @@ class Job:
     views: Views
     plan: Plan
 
-    def with_steps(self, steps: int) -> "Job":
-        return replace(self, plan=replace(self.plan, steps=steps))
+    def with_plan(self, *, steps: int | None = None, micro_batch: int | None = None) -> "Job":
+        """The job with another length or another memory."""
+        plan = self.plan
+        return replace(
+            self,
+            plan=replace(
+                plan,
+                steps=plan.steps if steps is None else steps,
+                micro_batch=plan.micro_batch if micro_batch is None else micro_batch,
+            ),
+        )
 
 
 def check_names(config: Recipe) -> None:
@@ -115,28 +120,60 @@ def decide(config: Recipe, corpus: Corpus, *, asked_side: int, asked_batch: bool
         name = "resnet18" if gpu else "resnet_mini" if size > 16 else "convnet_tiny"
         narrator.chose("encoder", name, "a GPU is there" if gpu else f"a small network for a CPU at {size} px")
         encoder["name"] = name
-    batch = config.train.batch_size
-    if batch is None:
-        batch = min(256, count)
-        narrator.chose("batch_size", batch, "256 or all images, whichever is less")
-    if batch > count:
-        if asked_batch:
-            raise UsageError(f"batch size {batch} is larger than the data ({count} images): give --batch-size {count}")
-        batch = count
-        narrator.chose("batch_size", batch, f"the recipe's {config.train.batch_size} is more than the {count} images")
-    train["batch_size"] = batch
-    group = config.train.bn_group
-    if group is None or group > batch:
-        # A batch without a fitting divisor is one group: statistics of a handful of samples would be noise.
-        group = next((g for g in range(min(batch, 256), 31, -1) if batch % g == 0), batch)
-        narrator.chose("bn_group", group, "the batch, in equal groups of up to 256 samples")
-    if batch % group:
-        raise UsageError(f"batch size {batch} is not a multiple of train.bn_group {group}")
-    train["bn_group"] = group
+    train |= decide_batch(config, count, asked=asked_batch, narrator=narrator)
     if config.train.epochs is None and config.train.minutes is None and config.train.steps is None:
         train["epochs"] = 100
         narrator.chose("epochs", 100, "no --epochs or --minutes given")
     return make_recipe(config.model_dump(exclude_none=True), {"data": data, "encoder": encoder, "train": train})
+
+
+def decide_batch(config: Recipe, count: int, *, asked: bool, narrator: Narrator) -> dict[str, Any]:
+    """Batch and BatchNorm groups for `count` images, and whether processes and micro-batches can share them."""
+    batch, group, micro = config.train.batch_size, config.train.bn_group, config.train.micro_batch
+    processes = distributed.size()
+    if batch is None:
+        batch = min(256, count) // processes * processes
+        narrator.chose("batch_size", batch, "256 or all images, whichever is less")
+    if batch > count:
+        if asked:
+            raise UsageError(f"batch size {batch} is larger than the data ({count} images): give --batch-size {count}")
+        batch = count // processes * processes
+        narrator.chose("batch_size", batch, f"the recipe's {config.train.batch_size} is more than the {count} images")
+    if batch % processes or batch < 2:
+        fitting = max(1, batch // processes) * processes
+        raise UsageError(
+            f"batch size {batch} cannot be shared by {processes} processes: give --batch-size {max(2, fitting)}"
+        )
+    own = batch // processes
+    if group == "global":
+        if processes > 1 and not torch.cuda.is_available():
+            raise UsageError("train.bn_group=global is for GPUs (SyncBatchNorm): give a number, e.g. the default, 256")
+        if isinstance(micro, int) and micro < own:
+            raise UsageError(f"train.bn_group=global needs the whole batch at once: micro-batch {micro} cuts it")
+        return {"batch_size": batch}
+    if group is None or group > batch:
+        group = _group_of(own)
+        reason = "the batch, in equal groups of up to 256 samples"
+        if group != _group_of(batch):
+            reason = f"{own} samples in each of {processes} processes; set it to get the same numbers from one process"
+        narrator.chose("bn_group", group, reason)
+    if own % group:
+        whose = f"batch size {batch}" if processes == 1 else f"{own} samples in each of {processes} processes"
+        raise UsageError(
+            f"{whose} is not a multiple of train.bn_group {group}: give --batch-size "
+            f"{max(1, batch // (group * processes)) * group * processes}, or another train.bn_group"
+        )
+    if isinstance(micro, int) and micro % group and micro < own:
+        raise UsageError(
+            f"micro-batch {micro} is not a multiple of train.bn_group {group}, whose samples share statistics: give "
+            f"--micro-batch {max(group, micro // group * group)}, or --set train.bn_group={micro}, which changes them"
+        )
+    return {"batch_size": batch, "bn_group": group}
+
+
+def _group_of(samples: int) -> int:
+    """The largest divisor up to 256; without a fitting one all: statistics of a handful of samples would be noise."""
+    return next((g for g in range(min(samples, 256), 31, -1) if samples % g == 0), samples)
 
 
 def assemble(config: Recipe, corpus: Corpus, *, encoder: nn.Module | None, narrator: Narrator) -> Job:
@@ -154,7 +191,11 @@ def assemble(config: Recipe, corpus: Corpus, *, encoder: nn.Module | None, narra
             config.encoder.name, image_size=size, channels=channels, stem=stem, init=config.encoder.init
         )
     method = build_method(config.method.name, built, options=config.method.options)
+    if train.bn_group == "global" and distributed.size() > 1:
+        method = nn.SyncBatchNorm.convert_sync_batchnorm(method)
     compute.place(method)
+    # One seed gives one start everywhere, but a module of the user's own may have been made without it.
+    distributed.broadcast_([*method.parameters(), *method.buffers()])
     optim = config.optim
     batch = required(train.batch_size)
     lr = scaled_lr(optim.lr, batch_size=batch, reference=optim.lr_batch, scaling=optim.lr_scaling)
@@ -166,7 +207,8 @@ def assemble(config: Recipe, corpus: Corpus, *, encoder: nn.Module | None, narra
     plan = Plan(
         steps=1,
         batch_size=batch,
-        bn_group=required(train.bn_group),
+        bn_group=batch // distributed.size() if train.bn_group == "global" else required(train.bn_group),
+        micro_batch=train.micro_batch if isinstance(train.micro_batch, int) else None,
         seed=train.seed,
         lr=lr,
         warmup=optim.warmup,
@@ -198,36 +240,6 @@ def evaluators_of(config: Recipe, corpus: Corpus, labelled: Corpus | None, job: 
     return evaluators
 
 
-def measure(job: Job, corpus: Corpus, evaluators: Sequence[Evaluator]) -> tuple[float, float]:
-    """Seconds a step (mean), and seconds of all evaluations, on a copy of the model."""
-    method, groups = copy.deepcopy(job.method), []
-    groups = parameter_groups(method, weight_decay=job.config.optim.weight_decay)
-    optimizer = build_optimizer(groups, name=job.config.optim.name, momentum=job.config.optim.momentum)
-    forward: nn.Module = torch.compile(method) if job.plan.compile else method  # type: ignore[assignment]
-    method.train()
-    taken: list[float] = []
-    plan = replace(job.plan, steps=10**6)
-    for step in range(40):
-        started = time.monotonic()
-        train_step(method, optimizer, job.views, corpus, step=step, plan=plan, compute=job.compute, forward=forward)
-        if step >= 2:  # the first steps choose kernels and allocate
-            taken.append(time.monotonic() - started)
-        if len(taken) >= 3 and sum(taken) > 6:
-            break
-    started = time.monotonic()
-    if job.plan.evaluations:
-        for evaluator in evaluators:
-            list(evaluator(method.encoder))
-    return sum(taken) / len(taken), (time.monotonic() - started) * job.plan.evaluations
-
-
-def peak_memory_gb(compute: Compute) -> float:
-    if compute.device.type == "cuda":
-        return torch.cuda.max_memory_allocated(compute.device) / 1e9
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
-
-
-def required(value: int | None) -> int:
-    assert value is not None, "decided before"
+def required(value: int | str | None) -> int:
+    assert isinstance(value, int), "decided before"
     return value

@@ -1,34 +1,17 @@
 """The contract of a method: `project` views, `compare` projections, move state in `after_step`.
 
-The split is what lets the training loop run any method over BatchNorm groups, chunks or ranks without the
-method knowing: `project` is called once a group, `compare` once a batch.
+The split is what lets the training loop run any method over BatchNorm groups, memory-sized chunks and processes
+without the method knowing: `project` and `targets` see some samples, `compare` always sees the whole batch.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor, nn
 
-
-@dataclass(frozen=True)
-class Projections:
-    """Named tensors, first axis = sample. Those named in `constant` carry no gradient (a momentum encoder's keys)."""
-
-    tensors: Mapping[str, Tensor]
-    constant: frozenset[str] = frozenset()
-
-    def __getitem__(self, name: str) -> Tensor:
-        return self.tensors[name]
-
-    @staticmethod
-    def join(parts: Sequence["Projections"]) -> "Projections":
-        """The projections of consecutive groups of samples as those of one batch."""
-        if len(parts) == 1:
-            return parts[0]
-        names = parts[0].tensors
-        return Projections({name: torch.cat([p[name] for p in parts]) for name in names}, parts[0].constant)
+Projections = Mapping[str, Tensor]
+"""Named tensors, first axis = sample."""
 
 
 @dataclass(frozen=True)
@@ -52,14 +35,24 @@ class Method(nn.Module, ABC):
 
     @abstractmethod
     def project(self, views: Sequence[Tensor]) -> Projections:
-        """Views, each (B, ...), to projections. Nothing here mixes samples, except normalisation layers."""
+        """Views, each (B, ...), to projections, with gradient. Nothing here mixes samples, except normalisation layers.
+
+        Called again for the same views where memory does not hold the graph of the whole batch.
+        """
+
+    def targets(self, views: Sequence[Tensor]) -> Projections:
+        """Further projections that are constants, such as a momentum encoder's keys; called once, without gradient."""
+        return {}
 
     @abstractmethod
     def compare(self, projections: Projections, labels: Tensor | None = None) -> Step:
-        """The loss over the whole batch. Pure; uses no parameters."""
+        """The loss over projections and targets of the whole batch, of all processes. Pure; uses no parameters."""
 
     def after_step(self, projections: Projections, progress: float) -> None:
-        """Move momentum encoders and queues after an optimiser step; `progress` in [0, 1]. Default: nothing to move."""
+        """Move momentum encoders and queues after an optimiser step; `progress` in [0, 1]. Default: nothing to move.
+
+        `projections`: projections and targets of the whole batch, without gradient.
+        """
 
     def chance_loss(self, batch_size: int) -> float | None:
         """The loss of an encoder that knows nothing, where there is such a value."""

@@ -12,7 +12,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from twoviews.losses.nt_xent import nt_xent_with_accuracy
+from twoviews.losses import nt_xent_with_accuracy
 from twoviews.methods.heads import projection_head
 from twoviews.methods.method import Method, Projections, Step
 
@@ -50,7 +50,7 @@ class SimCLR(Method):
         # One pass over both views: BatchNorm statistics are those of all views of the group.
         z = self.projector(self.encoder(torch.cat(list(views))))
         z_a, z_b = z.chunk(2)
-        return Projections({"a": z_a, "b": z_b})
+        return {"a": z_a, "b": z_b}
 
     def compare(self, projections: Projections, labels: Tensor | None = None) -> Step:
         loss, accuracy = nt_xent_with_accuracy(projections["a"], projections["b"], temperature=self.temperature)

@@ -1,33 +1,194 @@
-"""A batch as BatchNorm groups: `project` once a group, running statistics moved once a step."""
+"""The exact gradient of a large batch, whatever memory holds and however many processes share it.
 
-from collections.abc import Sequence
+The batch is cut into BatchNorm groups of `bn_group` consecutive samples, and a group is what is projected at a time.
+    1. Every group is projected; the graph of the first `micro_batch` samples is kept, that of the others is not.
+    2. One loss compares all projections of all processes; its gradient stops at the projections.
+    3. Group by group, in order, that gradient goes on into the weights; groups without a graph are projected again.
+    4. The processes' gradients are added up.
+Views, dropout and BatchNorm statistics are functions of the samples, the step and the group, so what is projected again
+is what was projected, and neither `micro_batch` nor the number of processes changes the function that is computed;
+`micro_batch` does not change a bit of the gradient.
 
+Source: Gao et al. 2021, "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup" (gradient cache);
+groups, kept graph and processes are ours.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from twoviews.methods.method import Method, Projections
+from twoviews import distributed
+from twoviews.methods.method import Method, Projections, Step
+
+LoadViews = Callable[[slice], Sequence[Tensor]]
+"""Rows of this process's samples to their views, each (rows, ...); the same rows always give the same views."""
 
 
-def project_in_groups(method: Method, views: Sequence[Tensor], *, bn_group: int, forward: nn.Module) -> Projections:
-    """Projections of a batch whose BatchNorm statistics belong to `bn_group` consecutive samples.
+@dataclass(frozen=True)
+class Accumulated:
+    """What one step leaves besides the gradients: the comparison, and the projections of the whole batch, detached."""
 
-    `views`: each (B, ...), B a multiple of `bn_group`. `forward` is `method` or its compiled form. Running statistics
-    end as (1 - m) old + m (mean over the groups), m being the layer's momentum: the group i of G moves them by
-    a_i = (m / G) / (1 - (G - i) m / G), which gives all groups the same weight.
+    step: Step
+    projections: Projections
+
+
+def accumulate_gradients(
+    method: Method,
+    load_views: LoadViews,
+    *,
+    count: int,
+    bn_group: int,
+    micro_batch: int | None = None,
+    labels: Tensor | None = None,
+    seed: int = 0,
+    forward: nn.Module | None = None,
+    autocast: Callable[[], AbstractContextManager[object]] = nullcontext,
+) -> Accumulated:
+    """Add the gradient of the loss over the whole batch to `.grad` of the method's parameters.
+
+    `count`: this process's samples, a multiple of `bn_group`, the same in every process; the whole batch is theirs in
+    order of rank. `micro_batch`: samples whose graph is kept at a time, a multiple of `bn_group`; None keeps all.
+    `labels`: (count,) of this process. `seed`: of dropout and drop-path; another one each step. `forward`: the method
+    or its compiled form. Raises `ValueError` for numbers that do not divide.
+
+    The loss and the gradients are those of the whole batch in every process: step the optimiser, average nothing.
+
+    >>> from twoviews.methods import SimCLR
+    >>> encoder = nn.Flatten(); encoder.num_features = 12
+    >>> method, views = SimCLR(encoder), [torch.rand(8, 3, 2, 2)] * 2
+    >>> done = accumulate_gradients(
+    ...     method, lambda rows: [v[rows] for v in views], count=8, bn_group=4, micro_batch=4
+    ... )
+    >>> done.step.loss.ndim, done.projections["a"].shape
+    (0, torch.Size([8, 128]))
     """
-    count = len(views[0]) // bn_group
-    momenta = {
-        m: m.momentum for m in method.modules() if isinstance(m, _BatchNorm) and m.training and m.momentum is not None
-    }
-    parts = []
-    try:
-        for index in range(count):
-            for norm, momentum in momenta.items():
-                share = momentum / count
-                norm.momentum = share / (1 - (count - 1 - index) * share)
-            rows = slice(index * bn_group, (index + 1) * bn_group)
-            parts.append(forward([view[rows] for view in views]))
-    finally:
-        for norm, momentum in momenta.items():
-            norm.momentum = momentum
-    return Projections.join(parts)
+    kept = count if micro_batch is None else min(micro_batch, count)
+    if count % bn_group or kept % bn_group:
+        raise ValueError(f"{count} samples and a micro-batch of {kept} must be multiples of bn_group {bn_group}")
+    groups = [slice(start, start + bn_group) for start in range(0, count, bn_group)]
+    first = distributed.rank() * len(groups)
+    project = forward if forward is not None else method
+
+    def projected(index: int, views: Sequence[Tensor]) -> Projections:
+        # By the group's place in the whole batch, so that dropout knows nothing of processes and micro-batches either.
+        torch.manual_seed(_mixed(seed, first + index))
+        with autocast():
+            out: Projections = project(views)
+            return out
+
+    # Projections and targets of every group
+    graphs: dict[int, Projections] = {}
+    parts: list[Projections] = []
+    constants: list[Projections] = []
+    norms = _RunningStatistics(method)
+    with norms.moving(len(groups)) as move:
+        for index, rows in enumerate(groups):
+            move(index)
+            views = load_views(rows)
+            with torch.set_grad_enabled(rows.stop <= kept):
+                out = projected(index, views)
+            if rows.stop <= kept:
+                graphs[index] = out
+            parts.append({name: tensor.detach() for name, tensor in out.items()})
+            with torch.no_grad(), autocast():
+                constants.append(method.targets(views))
+            del views, out
+
+    # One comparison of all samples
+    leaves = {name: tensor.requires_grad_() for name, tensor in _join(parts).items()}
+    targets = _join(constants)
+    every_label = None if labels is None else distributed.gather(labels)
+    with distributed.divided():
+        step = method.compare({**leaves, **targets}, every_label)
+    step.loss.backward()
+
+    # On into the weights
+    offset = distributed.rank() * count
+    with norms.still():
+        for index, rows in enumerate(groups):
+            graph = graphs.pop(index, None)
+            if graph is None:
+                graph = projected(index, load_views(rows))
+            own = slice(offset + rows.start, offset + rows.stop)
+            grads = {name: leaf.grad[own] for name, leaf in leaves.items() if leaf.grad is not None}
+            names = [name for name in grads if graph[name].requires_grad]
+            torch.autograd.backward([graph[n] for n in names], [grads[n].to(graph[n].dtype) for n in names])
+            del graph
+    norms.share()
+    distributed.sum_([p.grad for p in method.parameters() if p.grad is not None])
+    gathered = {**{name: leaf.detach() for name, leaf in leaves.items()}, **targets}
+    return Accumulated(Step(step.loss.detach(), step.metrics), gathered)
+
+
+def _mixed(seed: int, group: int) -> int:
+    """Sums of small numbers would give group 1 of one step the dropout of group 0 of the next."""
+    return int.from_bytes(hashlib.blake2b(f"{seed} {group}".encode(), digest_size=8).digest(), "little")
+
+
+def _join(parts: Sequence[Projections]) -> dict[str, Tensor]:
+    """Consecutive groups of this process, and then of all, as one batch; in float32 where they are shorter.
+
+    Losses take differences of large numbers: autocast is for networks.
+    """
+    joined = {name: distributed.gather(torch.cat([part[name] for part in parts])) for name in parts[0]}
+    return {name: t.float() if t.dtype in (torch.bfloat16, torch.float16) else t for name, t in joined.items()}
+
+
+class _RunningStatistics:
+    """BatchNorm's running statistics, moved once a step by the mean over all groups of all processes."""
+
+    def __init__(self, method: Method) -> None:
+        self._momenta = {
+            m: m.momentum
+            for m in method.modules()
+            if isinstance(m, _BatchNorm) and m.training and m.track_running_stats and m.momentum is not None
+        }
+
+    @contextmanager
+    def moving(self, groups: int) -> Iterator[Callable[[int], None]]:
+        """Inside, call with i before group i is projected.
+
+        With momentum m, group i of G moves them by a_i = (m / G) / (1 - (G - 1 - i) m / G), which gives all groups
+        the same weight in the end: (1 - m) old + m (mean over the groups).
+        """
+
+        def move(index: int) -> None:
+            for norm, momentum in self._momenta.items():
+                share = momentum / groups
+                norm.momentum = share / (1 - (groups - 1 - index) * share)
+
+        try:
+            yield move
+        finally:
+            for norm, momentum in self._momenta.items():
+                norm.momentum = momentum
+        for norm in self._momenta:
+            if norm.num_batches_tracked is not None:
+                norm.num_batches_tracked.sub_(groups - 1)
+
+    @contextmanager
+    def still(self) -> Iterator[None]:
+        """Inside, projecting again moves nothing."""
+        kept = [
+            (buffer, buffer.clone())
+            for norm in self._momenta
+            for buffer in (norm.running_mean, norm.running_var, norm.num_batches_tracked)
+            if buffer is not None
+        ]
+        yield
+        for buffer, before in kept:
+            buffer.copy_(before)
+
+    def share(self) -> None:
+        """The mean over the processes: statistics are linear in those of the groups, so it is that of all groups.
+
+        Not before the last backward pass, which wants the buffers as the forward pass saw them.
+        """
+        distributed.sum_(
+            [b for norm in self._momenta for b in (norm.running_mean, norm.running_var) if b is not None], mean=True
+        )

@@ -16,6 +16,7 @@ import torch
 from tensorboardX import SummaryWriter
 from torch import Tensor, nn
 
+from twoviews import distributed
 from twoviews.compute import Compute
 from twoviews.data.corpus import Corpus
 from twoviews.data.loading import batch_indices, fetch
@@ -24,7 +25,7 @@ from twoviews.methods.method import Method
 from twoviews.narrate import Narrator
 from twoviews.run import Run, read_lines, write_text
 from twoviews.training.checkpoint import save_checkpoint
-from twoviews.training.large_batch import project_in_groups
+from twoviews.training.large_batch import accumulate_gradients
 from twoviews.training.optim import schedule
 from twoviews.views.policies import Views
 
@@ -43,12 +44,15 @@ class Plan:
 
     steps: int
     batch_size: int
+    """Samples a step, of all processes together."""
     bn_group: int
     seed: int
     lr: float
     """Peak, after scaling."""
     warmup: float
     schedule: str
+    micro_batch: int | None = None
+    """Samples of a process whose graph is kept at a time; decides memory and time, and not one bit of the weights."""
     compile: bool = False
     checkpoint_minutes: float = 5.0
     keep_checkpoints: int = 2
@@ -69,36 +73,44 @@ def train_step(
     """One update in place; the scalars to log, or None when loss or gradient was not finite and nothing was changed."""
     indices = batch_indices(len(corpus), batch_size=plan.batch_size, seed=plan.seed, step=step)
     epoch = step // (len(corpus) // plan.batch_size)
-    batch = fetch(corpus, indices, device=compute.device)
-    pictures = views(batch, seed=plan.seed, epoch=epoch, views=range(method.n_views))
-    labels = torch.from_numpy(corpus.labels[indices]).to(compute.device) if method.uses_labels else None
+    count = plan.batch_size // distributed.size()
+    mine = indices[distributed.rank() * count :][:count]
+
+    def load_views(rows: slice) -> list[Tensor]:
+        batch = fetch(corpus, mine[rows], device=compute.device)
+        pictures = views(batch, seed=plan.seed, epoch=epoch, views=range(method.n_views))
+        return [compute.arrange(picture) for picture in pictures]
 
     for group in optimizer.param_groups:
         group["lr"] = (
             plan.lr * group["lr_ratio"] * schedule(step, steps=plan.steps, warmup=plan.warmup, shape=plan.schedule)
         )
     optimizer.zero_grad(set_to_none=True)
-    # Dropout and drop-path draw from the global generator: seeded by the step, a resumed run draws the same.
-    torch.manual_seed((plan.seed << 32) + step)
     # A non-finite forward pass has already moved BatchNorm's running statistics when it is noticed.
     buffers = [(buffer, buffer.clone()) for buffer in method.buffers()]
-    with compute.autocast():
-        arranged = [compute.arrange(picture) for picture in pictures]
-        projections = project_in_groups(method, arranged, bn_group=plan.bn_group, forward=forward)
-        compared = method.compare(projections, labels)
-    compared.loss.backward()
+    done = accumulate_gradients(
+        method,
+        load_views,
+        count=count,
+        bn_group=plan.bn_group,
+        micro_batch=plan.micro_batch,
+        labels=torch.from_numpy(corpus.labels[mine]).to(compute.device) if method.uses_labels else None,
+        seed=(plan.seed << 32) + step,
+        forward=forward,
+        autocast=compute.autocast,
+    )
     grad_norm = torch.nn.utils.get_total_norm([p.grad for p in method.parameters() if p.grad is not None])
 
     # The one wait for the device in a step: an update with a non-finite gradient could not be taken back.
-    if not math.isfinite(compared.loss.item() + grad_norm.item()):
+    if not math.isfinite(done.step.loss.item() + grad_norm.item()):
         optimizer.zero_grad(set_to_none=True)
         with torch.no_grad():
             for buffer, before in buffers:
                 buffer.copy_(before)
         return None
     optimizer.step()
-    method.after_step(projections, (step + 1) / plan.steps)
-    return {"loss": compared.loss.detach(), "grad_norm": grad_norm, **compared.metrics}
+    method.after_step(done.projections, (step + 1) / plan.steps)
+    return {"loss": done.step.loss, "grad_norm": grad_norm, **done.step.metrics}
 
 
 def train(
@@ -115,7 +127,7 @@ def train(
     evaluators: Sequence[Evaluator],
     narrator: Narrator,
 ) -> int:
-    """Train from step `start` to `plan.steps`; returns the number of skipped batches.
+    """Train from step `start` to `plan.steps`; returns the number of skipped batches. Process 0 writes.
 
     Raises `NotFiniteError` after five non-finite batches in a row, `Interrupted` or `Terminated` after saving at the
     next step boundary, `ResourceError` when a checkpoint cannot be written.
@@ -129,6 +141,8 @@ def train(
     method.train()
 
     def save(step: int) -> None:
+        if not distributed.is_main():  # the state is the same everywhere
+            return
         metrics.flush()
         save_checkpoint(
             run.checkpoints,
@@ -151,6 +165,7 @@ def train(
                 method, optimizer, views, corpus, step=step, plan=plan, compute=compute, forward=forward
             )
             done = step + 1
+            stop.agree()
 
             # Non-finite batches
             if measured is None:
@@ -189,6 +204,7 @@ def train(
                 save(done)
                 saved_at = time.monotonic()
             if stop.received and done < plan.steps:
+                distributed.barrier()  # a process that leaves takes the others with it: not before all is saved
                 raise stop.as_error(f"saved at step {done} of {plan.steps}; continue with: twoviews resume {run.path}")
     return skipped
 
@@ -197,7 +213,7 @@ class MetricsLog:
     """`metrics.jsonl` and TensorBoard events: every step once, in order, also after kills.
 
     Rows at or above `keep_below` are dropped on opening: they belong to steps that will be run again. Tensors are read
-    from the device only in `flush`.
+    from the device only in `flush`. Processes other than 0 keep no log.
     """
 
     def __init__(self, run: Run, *, keep_below: int) -> None:
@@ -206,6 +222,8 @@ class MetricsLog:
         self._pending: list[tuple[dict[str, Any], dict[str, Tensor]]] = []
 
     def __enter__(self) -> "MetricsLog":
+        if not distributed.is_main():
+            return self
         kept = [row for row in read_lines(self._run.metrics) if row["step"] < self._keep_below]
         write_text(self._run.metrics, "".join(json.dumps(row) + "\n" for row in kept))
         self._file: TextIO = self._run.metrics.open("a", encoding="utf-8")
@@ -215,12 +233,15 @@ class MetricsLog:
         return self
 
     def __exit__(self, *exception: object) -> None:
+        if not distributed.is_main():
+            return
         self._file.close()
         self._board.close()
 
     def add(self, row: dict[str, Any], tensors: dict[str, Tensor] | None = None) -> None:
         """Queue a row; `tensors` are scalars on any device."""
-        self._pending.append((row, tensors or {}))
+        if distributed.is_main():
+            self._pending.append((row, tensors or {}))
 
     def flush(self) -> dict[str, Any]:
         """Write what is queued; returns the last row of a step."""
@@ -233,8 +254,9 @@ class MetricsLog:
                     self._board.add_scalar(f"{row.get('event', 'train')}/{name}", value, row["step"])
             if "loss" in full:
                 latest = full
-        self._pending.clear()
-        self._file.flush()
+        if self._pending:
+            self._pending.clear()
+            self._file.flush()
         return latest
 
 
@@ -243,6 +265,10 @@ class StopSignals:
 
     def __init__(self) -> None:
         self.received: int | None = None
+
+    def agree(self) -> None:
+        """A signal to one process is one to all, after the same step."""
+        self.received = int(distributed.largest(self.received or 0)) or None
 
     def handle(self, number: int, _frame: FrameType | None) -> None:
         if self.received == signal.SIGINT and number == signal.SIGINT:

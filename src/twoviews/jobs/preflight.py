@@ -1,0 +1,144 @@
+"""Before step 0: what fits into memory and how long a step takes, on a copy that is thrown away."""
+
+import copy
+import resource
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from twoviews import distributed
+from twoviews.compute import Compute
+from twoviews.data.cache import available_memory
+from twoviews.data.corpus import Corpus
+from twoviews.data.loading import fetch
+from twoviews.errors import ResourceError
+from twoviews.jobs.prepare import Job
+from twoviews.narrate import Narrator
+from twoviews.training.loop import Evaluator, train_step
+from twoviews.training.optim import build_optimizer, parameter_groups
+
+PART_OF_MEMORY = 0.8
+"""Of what is free, for weights, gradients and graphs; the rest is for what kernels and loss need in passing."""
+
+WARM_UP_STEPS = 2
+ENOUGH_STEPS, ENOUGH_SECONDS = 3, 6
+PATIENCE_SECONDS = 45
+"""Where one step takes long, what it needed besides does not matter, and one is enough."""
+
+
+def measure(job: Job, corpus: Corpus, evaluators: Sequence[Evaluator]) -> tuple[float, float]:
+    """Seconds a step (mean), and seconds of all evaluations, on a copy of the model; of the slowest process."""
+    method, step = _rehearsal(job, corpus)
+    taken: list[float] = []
+    began = time.monotonic()
+    for number in range(40):
+        started = time.monotonic()
+        step(number)
+        if number >= WARM_UP_STEPS or time.monotonic() - began > PATIENCE_SECONDS / 2:
+            taken.append(time.monotonic() - started)
+        enough = len(taken) >= ENOUGH_STEPS and sum(taken) > ENOUGH_SECONDS
+        late = bool(taken) and time.monotonic() - began > PATIENCE_SECONDS
+        if distributed.agreed(enough or late):
+            break
+    started = time.monotonic()
+    if job.plan.evaluations:
+        for evaluator in evaluators:
+            list(evaluator(method.get_submodule("encoder")))
+    evaluating = (time.monotonic() - started) * job.plan.evaluations
+    mean = sum(taken) / len(taken) if taken else 0.0
+    return distributed.largest(mean), distributed.largest(evaluating)
+
+
+def fitting_micro_batch(job: Job, corpus: Corpus, *, narrator: Narrator) -> int:
+    """The largest multiple of `bn_group`, up to the batch, whose graph memory holds; the same in every process.
+
+    Raises `ResourceError` where not even one group fits.
+    """
+    group, own = job.plan.bn_group, job.plan.batch_size // distributed.size()
+    graph = graph_bytes(job, corpus, samples=group)
+    weights = sum(p.numel() * p.element_size() for p in job.method.parameters())
+    free = _free_bytes(job.compute)
+    # Gradients and two moments come on top; and, while one graph is kept, half another in a pass without a graph.
+    room = PART_OF_MEMORY * free - 3 * weights - 0.5 * graph
+    fitting = min(own // group, int(-distributed.largest(-(room // graph)))) * group
+    while fitting >= group and job.compute.device.type != "cpu":
+        if not distributed.largest(float(_runs_out(job.with_plan(micro_batch=fitting), corpus))):
+            break
+        fitting = fitting // 2 // group * group
+    if fitting < group:
+        raise ResourceError(
+            f"one group of {group} samples needs {graph / 1e9:.1f} GB for its graph and {free / 1e9:.1f} GB are free: "
+            f"try --set train.bn_group={max(2, group // 2)}, or a smaller --image-size"
+        )
+    reason = f"{graph / group / 1e6:.2f} MB a sample, {free / 1e9:.1f} GB free" + (
+        "; the whole batch fits" if fitting == own else ""
+    )
+    narrator.chose("micro_batch", fitting, reason)
+    return fitting
+
+
+def graph_bytes(job: Job, corpus: Corpus, *, samples: int) -> int:
+    """Bytes that the graph of `samples` samples keeps for the backward pass, weights not counted."""
+    method = copy.deepcopy(job.method).train()
+    batch = fetch(corpus, range(samples), device=job.compute.device)
+    pictures = job.views(batch, seed=0, epoch=0, views=range(method.n_views))
+    own = {p.untyped_storage().data_ptr() for p in (*method.parameters(), *method.buffers())}
+    kept: dict[int, int] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor), job.compute.autocast():
+        projections = method([job.compute.arrange(picture) for picture in pictures])
+    del projections  # until here, so that no storage was freed and counted as another one's
+    return sum(kept.values())
+
+
+def peak_memory_gb(compute: Compute) -> float:
+    """The most memory that this process has held."""
+    if compute.device.type == "cuda":
+        return torch.cuda.max_memory_allocated(compute.device) / 1e9
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+
+
+def _rehearsal(job: Job, corpus: Corpus) -> tuple[nn.Module, Callable[[int], object]]:
+    """A copy of the model, and a function that trains it for a step."""
+    method = copy.deepcopy(job.method)
+    groups = parameter_groups(method, weight_decay=job.config.optim.weight_decay)
+    optimizer = build_optimizer(groups, name=job.config.optim.name, momentum=job.config.optim.momentum)
+    forward: nn.Module = torch.compile(method) if job.plan.compile else method  # type: ignore[assignment]
+    method.train()
+    plan = replace(job.plan, steps=10**6)
+
+    def step(number: int) -> object:
+        return train_step(
+            method, optimizer, job.views, corpus, step=number, plan=plan, compute=job.compute, forward=forward
+        )
+
+    return method, step
+
+
+def _runs_out(job: Job, corpus: Corpus) -> bool:
+    """Whether a step of this job needs more memory than the device has."""
+    try:
+        _rehearsal(job, corpus)[1](0)
+    except torch.OutOfMemoryError:
+        return True
+    finally:
+        if job.compute.device.type == "cuda":
+            torch.cuda.empty_cache()
+    return False
+
+
+def _free_bytes(compute: Compute) -> int:
+    if compute.device.type == "cuda":
+        return int(torch.cuda.mem_get_info(compute.device)[0])
+    return available_memory() // distributed.local_size()

@@ -1,0 +1,81 @@
+"""From an interrupted run to a finished one."""
+
+from pathlib import Path
+
+from torch import nn
+
+from twoviews import distributed
+from twoviews.config import make_recipe
+from twoviews.errors import RefusedError, UsageError
+from twoviews.jobs.prepare import assemble, evaluators_of, required
+from twoviews.jobs.training import facts_of, finish, load_shared
+from twoviews.narrate import Narrator
+from twoviews.run import Run
+from twoviews.training.checkpoint import load_checkpoint, restore
+
+PROMISE = ("device", "processes", "threads", "precision", "torch", "cpu", "compile", "bn_group")
+"""What must be the same for a resumed run to give the same bytes."""
+
+
+def resume(
+    path: str | Path,
+    *,
+    anyway: bool = False,
+    encoder: nn.Module | None = None,
+    narrator: Narrator | None = None,
+) -> Run:
+    """Continue an interrupted run from its newest whole checkpoint, to the same bytes on the same kind of machine.
+
+    Raises `RefusedError` when data, threads, precision or versions differ from those recorded; `anyway` goes on without
+    the promise, though never on other data. A run that is finished is returned as it is.
+    """
+    narrator = narrator or Narrator()
+    run = Run(path)
+    info = run.info()
+    if info.get("status") == "finished":
+        narrator.say(f"{run.path} is finished already")
+        return run
+    if not run.config.is_file() or "data" not in info:
+        raise UsageError(f"{run.path} stopped before its first step: start it again with twoviews pretrain --overwrite")
+    if info.get("custom_encoder") and encoder is None:
+        raise UsageError(
+            f"{run.path} trains your own module {info['custom_encoder']}: continue it from Python with "
+            "twoviews.resume(path, encoder=module)"
+        )
+    config = make_recipe(run.settings(), origin=str(run.config))
+    distributed.join()
+    corpora = {}
+    for name in ("data", "probe_data"):
+        spec = config.data.source if name == "data" else info.get("probe_data")
+        if name == "data" and spec is None:
+            raise UsageError(f"{run.path} was trained on arrays handed over in Python: they cannot be read again")
+        if spec is not None:
+            corpora[name] = load_shared(
+                spec, required(config.data.cache_side), channels=info["data"]["channels"], narrator=narrator
+            )
+    corpus = corpora["data"]
+    if corpus.fingerprint != info["data"]["fingerprint"]:
+        raise RefusedError(
+            f"{config.data.source} has changed since {run.path} began ({info['data']['count']} images then, "
+            f"{len(corpus)} now): start a new run"
+        )
+    job = assemble(config, corpus, encoder=encoder, narrator=narrator).with_plan(steps=info["steps"])
+    facts = facts_of(job, corpus, narrator)
+    differences = [f"{k} was {info[k]} and is {facts[k]}" for k in PROMISE if info[k] != facts[k]]
+    if differences and not anyway:
+        raise RefusedError(
+            f"the same bytes cannot be promised: {'; '.join(differences)}. "
+            f"Restore that, or go on without the promise: twoviews resume {run.path} --anyway"
+        )
+    checkpoint = load_checkpoint(run.checkpoints, narrator=narrator)
+    start = 0
+    if checkpoint is not None:
+        restore(checkpoint, module=job.method, optimizer=job.optimizer)
+        start = checkpoint.facts["step"]
+    narrator.say(f"continuing at step {start:,} of {job.plan.steps:,}")
+    evaluators = evaluators_of(config, corpus, corpora.get("probe_data"), job)
+    skipped = checkpoint.facts["skipped"] if checkpoint is not None else 0
+    resumed = [*info.get("resumed_at", []), start]
+    if distributed.is_main():
+        run.update(resumed_at=resumed)
+    return finish(run, job, corpus, evaluators, start=start, skipped=skipped, narrator=narrator)

@@ -1,0 +1,163 @@
+"""What a new run and a resumed one share: the data of all processes, the facts of a run, training to its end."""
+
+import math
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from twoviews import distributed
+from twoviews.compute import cpu_name
+from twoviews.data.corpus import Corpus, load_corpus
+from twoviews.data.source import Spec
+from twoviews.encoders import save_encoder
+from twoviews.errors import NotFiniteError, TwoviewsError
+from twoviews.jobs.preflight import peak_memory_gb
+from twoviews.jobs.prepare import (
+    Job,
+)
+from twoviews.narrate import Narrator
+from twoviews.run import Run
+from twoviews.training.checkpoint import sha256_file
+from twoviews.training.loop import Evaluator, train
+
+
+def load_shared(
+    data: Spec, cache_side: int | None, *, channels: int | None, download: bool = False, narrator: Narrator
+) -> Corpus:
+    """The decoded data; processes of one machine share a memory-mapped copy, which the first of them makes."""
+    with distributed.one_before_others():
+        return load_corpus(
+            data,
+            cache_side=cache_side,
+            channels=channels,
+            download=download,
+            memory_limit=0 if distributed.local_size() > 1 else None,
+            narrator=narrator,
+        )
+
+
+def facts_of(job: Job, corpus: Corpus, narrator: Narrator) -> dict[str, Any]:
+    count, height, width, channels = corpus.values.shape
+    return {
+        "status": "running",
+        "step": 0,
+        "steps": job.plan.steps,
+        "epochs": round(job.plan.steps / (count // job.plan.batch_size), 3),
+        "batch_size": job.plan.batch_size,
+        "bn_group": job.plan.bn_group,
+        "micro_batch": job.plan.micro_batch,
+        "processes": distributed.size(),
+        "seed": job.plan.seed,
+        "compile": job.plan.compile,
+        "device": str(job.compute.device),
+        "threads": job.compute.threads,
+        "precision": job.compute.precision,
+        "cpu": cpu_name(),
+        "torch": torch.__version__,
+        "data": {
+            "spec": corpus.spec,
+            "fingerprint": corpus.fingerprint,
+            "count": count,
+            "rejected": len(corpus.rejected),
+            "height": height,
+            "width": width,
+            "channels": channels,
+        },
+        "decisions": narrator.decisions,
+        "views": job.views.policy.describe(),
+        "encoder": job.encoder.architecture,
+        "parameters": sum(p.numel() for p in job.encoder.parameters()),
+    }
+
+
+def finish(
+    run: Run,
+    job: Job,
+    corpus: Corpus,
+    evaluators: Sequence[Evaluator],
+    *,
+    start: int,
+    skipped: int = 0,
+    narrator: Narrator,
+) -> Run:
+    """Train to the end and write the encoder; the status says how it ended."""
+    main = distributed.is_main()
+    began = time.monotonic()
+    spent = float(run.info().get("seconds", 0.0)) if main else 0.0
+
+    def seconds() -> float:
+        return round(spent + time.monotonic() - began, 1)
+
+    try:
+        skipped = train(
+            job.method,
+            job.optimizer,
+            job.views,
+            corpus,
+            plan=job.plan,
+            compute=job.compute,
+            run=run,
+            start=start,
+            facts={"skipped": skipped},
+            evaluators=evaluators,
+            narrator=narrator,
+        )
+    except TwoviewsError as error:
+        if main:
+            status = "not finite" if isinstance(error, NotFiniteError) else "interrupted"
+            run.update(status=status, seconds=seconds())
+        raise
+    if main:
+        _write_encoder(run, job, corpus, start=start, began=began, skipped=skipped, taken=seconds(), narrator=narrator)
+    distributed.barrier()  # whoever returns finds the run finished
+    return run
+
+
+def _write_encoder(
+    run: Run,
+    job: Job,
+    corpus: Corpus,
+    *,
+    start: int,
+    began: float,
+    skipped: int,
+    taken: float,
+    narrator: Narrator,
+) -> None:
+    """The encoder, and that the run is finished."""
+    job.method.eval()
+    save_encoder(
+        job.encoder,
+        run.encoder,
+        preprocessing={
+            "mean": list(job.views.mean),
+            "std": list(job.views.std),
+            "interpolation": "bilinear",
+            "crop_pct": 1.0,
+        },
+        extra={
+            "cache_side": job.config.data.cache_side,
+            "data": corpus.spec,
+            "method": job.config.method.name,
+        },
+    )
+    digest = sha256_file(run.encoder / "model.safetensors")
+    run.update(
+        status="finished",
+        step=job.plan.steps,
+        skipped=skipped,
+        seconds=taken,
+        images_per_second=round((job.plan.steps - start) * job.plan.batch_size / (time.monotonic() - began), 1),
+        encoder_sha256=digest,
+        peak_memory_gb=round(peak_memory_gb(job.compute), 2),
+    )
+    narrator.say(f"encoder in {run.encoder}  sha256 {digest[:16]}...  {in_words(taken)}")
+
+
+def in_words(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = math.ceil(seconds / 60)
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"

@@ -1,0 +1,75 @@
+"""Two processes compute what one does: loss, every gradient, and the weights after many steps."""
+
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+NAMES = (
+    "simclr-batch-16-float64",
+    "simclr-batch-32-float32",
+    "simclr-batch-10-float64",
+    "simclr-group-14-float64",
+    "simclr-batch-dropout-16-float64",
+    "simclr-transformer-16-float64",
+    "simclr-cold",
+    "momentum-batch-16-float64",
+    "plain-batch-16-float64",
+    "plain-group-16-float32",
+)
+
+
+def difference(one: Tensor, other: Tensor) -> float:
+    """Norm of the difference over the norm; of the difference alone where that is nothing."""
+    norm = float(one.double().norm())
+    return float((one.double() - other.double()).norm()) / (norm or 1.0)
+
+
+def test_no_case_is_forgotten(worker: ModuleType) -> None:
+    assert sorted(NAMES) == sorted(worker.CASES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_two_processes_are_one(name: str, worker: ModuleType, computed: Path) -> None:
+    case = worker.CASES[name]
+    alone, method = worker.train(case)
+    single = case.get("dtype") == "float32"
+    weights = {f"grad.{n}" for n, p in method.named_parameters() if p.requires_grad}
+    assert weights == {key for key in alone if key.startswith("grad.")}
+    for rank in (0, 1):
+        together = load_file(computed / f"{name}.{rank}.safetensors")
+        assert together.keys() == alone.keys()
+        for key, tensor in alone.items():
+            if key.startswith("grad.") or key == "losses":
+                assert difference(tensor, together[key]) < (1e-5 if single else 1e-10), key
+            else:
+                assert difference(tensor, together[key]) < (1e-5 if single else 1e-8), key
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_both_processes_hold_the_same_bytes(name: str, computed: Path) -> None:
+    first, second = (load_file(computed / f"{name}.{rank}.safetensors") for rank in (0, 1))
+    for key, tensor in first.items():
+        assert torch.equal(tensor, second[key]), key
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_micro_batches_change_no_bit_in_processes_either(name: str, computed: Path) -> None:
+    for rank in (0, 1):
+        whole = load_file(computed / f"{name}.{rank}.safetensors")
+        cut = load_file(computed / f"{name}.cut.{rank}.safetensors")
+        for key, tensor in whole.items():
+            assert torch.equal(tensor, cut[key]), key
+
+
+def test_the_cases_train(worker: ModuleType) -> None:
+    """What is compared above moves: weights, statistics, queue, momentum encoder."""
+    case = worker.CASES["momentum-batch-16-float64"]
+    found, method = worker.train(case)
+    before = worker.make(case["method"], case["encoder"], torch.float64).state_dict()
+    for key, tensor in method.state_dict().items():
+        assert not torch.equal(tensor, before[key]), key
+    assert len(set(found["losses"].tolist())) > case["steps"]

@@ -1,0 +1,221 @@
+"""What every process of a test does; also imported by the tests, which do it in one process."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from twoviews import distributed
+from twoviews.losses import queue_info_nce_with_accuracy
+from twoviews.methods import Method, Projections, SimCLR, Step
+from twoviews.training.large_batch import accumulate_gradients
+from twoviews.training.optim import build_optimizer, parameter_groups
+
+SIDE = 8
+FEATURES = 16
+
+
+class Convolutions(nn.Module):
+    """(B, 1, 8, 8) -> (B, 16), normalised in groups of samples, or each sample by itself."""
+
+    num_features = FEATURES
+
+    def __init__(self, norm: str, *, dropout: float = 0.0) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for before, after in ((1, 8), (8, FEATURES)):
+            layers += [
+                nn.Conv2d(before, after, 3, stride=2, padding=1, bias=False),
+                nn.BatchNorm2d(after) if norm == "batch" else nn.GroupNorm(4, after),
+                nn.GELU(),
+                nn.Dropout(dropout),
+            ]
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, images: Tensor) -> Tensor:
+        features: Tensor = self.layers(images).mean((2, 3))
+        return features
+
+
+class Transformer(nn.Module):
+    """A vision transformer of two blocks on 4 x 4 patches, with dropout: (B, 1, 8, 8) -> (B, 16)."""
+
+    num_features = FEATURES
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(1, FEATURES, 4, stride=4)
+        self.place = nn.Parameter(0.1 * torch.randn(4, FEATURES))
+        self.blocks = nn.ModuleList(
+            nn.TransformerEncoderLayer(FEATURES, 2, 32, dropout=0.1, batch_first=True, norm_first=True)
+            for _ in range(2)
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        tokens = self.patches(images).flatten(2).transpose(1, 2) + self.place
+        for block in self.blocks:
+            tokens = block(tokens)
+        return tokens.mean(1)
+
+
+class Momentum(Method):
+    """A momentum encoder and a queue of its keys, in the manner of MoCo."""
+
+    queue: Tensor
+
+    def __init__(self, encoder: nn.Module, slow: nn.Module, *, length: int = 64) -> None:
+        super().__init__()
+        self.encoder, self.slow = encoder, slow.requires_grad_(False)
+        self.slow.load_state_dict(encoder.state_dict())
+        generator = torch.Generator().manual_seed(5)
+        self.register_buffer("queue", torch.randn(length, FEATURES, generator=generator))
+
+    def project(self, views: Sequence[Tensor]) -> Projections:
+        return {"query": self.encoder(views[0])}
+
+    def targets(self, views: Sequence[Tensor]) -> Projections:
+        assert not torch.is_grad_enabled()
+        return {"key": self.slow(views[1])}
+
+    def compare(self, projections: Projections, labels: Tensor | None = None) -> Step:
+        query, key = projections["query"], projections["key"]
+        assert not key.requires_grad
+        loss, accuracy = queue_info_nce_with_accuracy(query, key, self.queue, temperature=0.2)
+        return Step(loss, {"contrastive_accuracy": accuracy})
+
+    @torch.no_grad()
+    def after_step(self, projections: Projections, progress: float) -> None:
+        for slow, fast in zip(self.slow.parameters(), self.encoder.parameters(), strict=True):
+            slow.lerp_(fast, 0.1)
+        key = projections["key"]
+        self.queue.copy_(torch.cat([key, self.queue])[: len(self.queue)])
+
+
+class Plain(Method):
+    """A loss in plain torch over the whole batch: nothing in it knows of processes."""
+
+    def __init__(self, encoder: nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def project(self, views: Sequence[Tensor]) -> Projections:
+        a, b = self.encoder(torch.cat(list(views))).chunk(2)
+        return {"a": a, "b": b}
+
+    def compare(self, projections: Projections, labels: Tensor | None = None) -> Step:
+        a, b = (F.normalize(projections[name] - projections[name].mean(0), dim=1) for name in "ab")
+        products = a @ b.T
+        return Step(products.square().mean() - 2 * products.diagonal().mean())
+
+
+def make(method: str, encoder: str, dtype: torch.dtype, *, temperature: float = 0.2) -> Method:
+    """The same weights at every call."""
+    torch.manual_seed(0)
+    built = [build_encoder(encoder) for _ in range(2)]
+    if method == "momentum":
+        return Momentum(built[0], built[1]).to(dtype)
+    if method == "plain":
+        return Plain(built[0]).to(dtype)
+    return SimCLR(built[0], temperature=temperature, projector_dim=12).to(dtype)
+
+
+def build_encoder(name: str) -> nn.Module:
+    if name == "transformer":
+        return Transformer()
+    return Convolutions(name.partition("-")[0], dropout=0.2 if name.endswith("-dropout") else 0.0)
+
+
+def views_of(count: int, step: int, dtype: torch.dtype) -> list[Tensor]:
+    """Two noisy views of `count` random images, a function of the step."""
+    generator = torch.Generator().manual_seed(100 + step)
+    images = torch.randn(count, 1, SIDE, SIDE, generator=generator, dtype=torch.float64)
+    noise = torch.randn(2, count, 1, SIDE, SIDE, generator=generator, dtype=torch.float64)
+    return [(images + 0.5 * one).to(dtype) for one in noise]
+
+
+def train(
+    case: dict[str, Any], *, micro_batch: int | None = None, record_gradients: bool = True
+) -> tuple[dict[str, Tensor], Method]:
+    """Some steps of a case on this process's part of each batch: losses, first gradients, final state."""
+    dtype = getattr(torch, case.get("dtype", "float64"))
+    method = make(case["method"], case["encoder"], dtype, temperature=case.get("temperature", 0.2))
+    optimizer = build_optimizer(parameter_groups(method, weight_decay=1e-4), name=case.get("optimizer", "sgd"))
+    count = case["batch"] // distributed.size()
+    mine = slice(distributed.rank() * count, (distributed.rank() + 1) * count)
+    found: dict[str, Tensor] = {}
+    losses = []
+    for step in range(case["steps"]):
+        views = [view[mine] for view in views_of(case["batch"], step, dtype)]
+        optimizer.zero_grad()
+        done = accumulate_gradients(
+            method,
+            lambda rows, views=views: [view[rows] for view in views],  # type: ignore[misc]
+            count=count,
+            bn_group=case["bn_group"],
+            micro_batch=micro_batch,
+            seed=step,
+        )
+        if step == 0 and record_gradients:
+            found |= {f"grad.{n}": p.grad.clone() for n, p in method.named_parameters() if p.grad is not None}
+        for group in optimizer.param_groups:
+            group["lr"] = case.get("lr", 0.05)
+        optimizer.step()
+        method.after_step(done.projections, (step + 1) / case["steps"])
+        losses.append(done.step.loss)
+        losses += list(done.step.metrics.values())
+    found["losses"] = torch.stack([loss.double() for loss in losses])
+    found |= {f"state.{name}": tensor.clone() for name, tensor in method.state_dict().items()}
+    return found, method
+
+
+CASES: dict[str, dict[str, Any]] = {
+    f"{method}-{encoder}-{batch}-{dtype}": {
+        "method": method,
+        "encoder": encoder,
+        "batch": batch,
+        "bn_group": bn_group,
+        "dtype": dtype,
+        "steps": steps,
+    }
+    for method, encoder, batch, bn_group, dtype, steps in (
+        ("simclr", "batch", 16, 8, "float64", 20),
+        ("simclr", "batch", 32, 8, "float32", 1),
+        ("simclr", "batch", 10, 5, "float64", 20),  # odd in each of two processes
+        ("simclr", "group", 14, 7, "float64", 20),
+        ("simclr", "batch-dropout", 16, 4, "float64", 20),
+        ("simclr", "transformer", 16, 4, "float64", 3),
+        ("momentum", "batch", 16, 4, "float64", 20),
+        ("plain", "batch", 16, 8, "float64", 20),
+        ("plain", "group", 16, 8, "float32", 1),
+    )
+} | {
+    "simclr-cold": {
+        "method": "simclr",
+        "encoder": "group",
+        "batch": 16,
+        "bn_group": 8,
+        "steps": 3,
+        "temperature": 0.01,
+    }
+}
+
+
+def main() -> None:
+    out = Path(sys.argv[1])
+    distributed.join()
+    torch.set_num_threads(1)
+    for name, case in CASES.items():
+        found, _ = train(case)
+        save_file(found, out / f"{name}.{distributed.rank()}.safetensors")
+        cut, _ = train(case, micro_batch=case["bn_group"])
+        save_file(cut, out / f"{name}.cut.{distributed.rank()}.safetensors")
+    distributed.barrier()
+
+
+if __name__ == "__main__":
+    main()
