@@ -14,6 +14,10 @@ THREADS = min(2, os.cpu_count() or 1)
 for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ[variable] = str(THREADS)
 
+# Commands that tests start import compiled modules: compiling torch anew costs each of them seconds.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+
 
 @pytest.fixture(autouse=True)
 def few_threads() -> Iterator[None]:

@@ -22,7 +22,7 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor
 
-from twoviews.errors import UsageError
+from twoviews.errors import ResourceError, UsageError
 
 STORE = "TWOVIEWS_STORE"
 """Environment variable: a file by which the processes of one machine find each other without an open port."""
@@ -123,7 +123,8 @@ def gather(tensor: Tensor) -> Tensor:
         return tensor.detach()
     mine = tensor.detach().contiguous()
     parts = [torch.empty_like(mine) for _ in range(size())]
-    dist.all_gather(parts, mine)
+    with _talking():
+        dist.all_gather(parts, mine)
     return torch.cat(parts)
 
 
@@ -150,7 +151,8 @@ class _Gather(torch.autograd.Function):
         total = grad.contiguous()
         if total is grad:
             total = grad.clone()
-        dist.all_reduce(total)
+        with _talking():
+            dist.all_reduce(total)
         return total[rank() * ctx.rows : (rank() + 1) * ctx.rows]
 
 
@@ -160,7 +162,8 @@ def sum_(tensors: Sequence[Tensor], *, mean: bool = False) -> None:
         return
     for bucket in _buckets(tensors):
         flat = torch.cat([tensor.reshape(-1) for tensor in bucket])
-        dist.all_reduce(flat)
+        with _talking():
+            dist.all_reduce(flat)
         if mean:
             flat /= size()
         for tensor, part in zip(bucket, flat.split([t.numel() for t in bucket]), strict=True):
@@ -170,7 +173,8 @@ def sum_(tensors: Sequence[Tensor], *, mean: bool = False) -> None:
 def max_(tensor: Tensor) -> Tensor:
     """Replace a tensor by the elementwise maximum over the processes."""
     if size() > 1:
-        dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
+        with _talking():
+            dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
     return tensor
 
 
@@ -193,7 +197,8 @@ def broadcast_(tensors: Sequence[Tensor]) -> None:
     """Replace each tensor by that of process 0."""
     if size() > 1:
         for tensor in tensors:
-            dist.broadcast(tensor.detach(), src=0)
+            with _talking():
+                dist.broadcast(tensor.detach(), src=0)
 
 
 def agreed(value: Any) -> Any:
@@ -223,7 +228,8 @@ def spread(items: Sequence[T], work: Callable[[T], R]) -> list[R]:
 def barrier() -> None:
     """Wait until every process is here."""
     if size() > 1:
-        dist.barrier()
+        with _talking():
+            dist.barrier()
 
 
 @contextmanager
@@ -234,6 +240,20 @@ def one_before_others() -> Iterator[None]:
     yield
     if local_rank() == 0:
         barrier()
+
+
+@contextmanager
+def _talking() -> Iterator[None]:
+    """What the libraries below say when another process is gone, as an error that a user can act on."""
+    try:
+        yield
+    except RuntimeError as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        raise ResourceError(
+            f"process {rank()} of {size()} lost the others: one of them ended, was killed (often for memory), or did "
+            "not answer in time; see its own message, then continue with twoviews resume"
+        ) from error
 
 
 def _leave() -> None:

@@ -8,8 +8,14 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
+from torch.distributed.elastic.multiprocessing import SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
 from twoviews import distributed
-from twoviews.errors import UsageError
+from twoviews.compute import available_cores
+from twoviews.errors import ResourceError, UsageError
 
 LOOPBACK = ("lo", "lo0")
 
@@ -20,13 +26,6 @@ def launch(arguments: Sequence[str], *, count: int) -> int:
     The processes find each other by a file and talk over loopback: nothing listens beyond this machine.
     Raises `UsageError` for more processes than there are GPUs or, without one, cores.
     """
-    import torch
-    from torch.distributed.elastic.multiprocessing import SignalException
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
-
-    from twoviews.compute import available_cores
-
     there, what = (torch.cuda.device_count(), "GPUs") if torch.cuda.is_available() else (available_cores(), "cores")
     if not 1 <= count <= there:
         raise UsageError(f"--devices {count}: this machine has {there} {what}")
@@ -59,9 +58,9 @@ def launch(arguments: Sequence[str], *, count: int) -> int:
     return 0
 
 
-def _exit_code(error: object) -> int:
-    """That of the process which failed by itself, first; those that the launcher ended have a negative one."""
-    failures = sorted(error.failures.values(), key=lambda failure: failure.timestamp)  # type: ignore[attr-defined]
-    codes = [failure.exitcode for failure in failures]
-    own = [code for code in codes if code > 0]
-    return own[0] if own else 128 + abs(codes[0]) if codes[0] != -signal.SIGKILL else 1
+def _exit_code(error: ChildFailedError) -> int:
+    """That of the process which failed first; the others were ended by the launcher."""
+    code = min(error.failures.values(), key=lambda failure: failure.timestamp).exitcode
+    if code == -signal.SIGKILL:  # the system's way to say that memory is out
+        return ResourceError.exit_code
+    return 128 - code if code < 0 else code

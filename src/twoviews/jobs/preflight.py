@@ -25,13 +25,16 @@ PART_OF_MEMORY = 0.8
 """Of what is free, for weights, gradients and graphs; the rest is for what kernels and loss need in passing."""
 
 WARM_UP_STEPS = 2
-ENOUGH_STEPS, ENOUGH_SECONDS = 3, 6
+ENOUGH_STEPS = 3
 PATIENCE_SECONDS = 45
 """Where one step takes long, what it needed besides does not matter, and one is enough."""
 
 
-def measure(job: Job, corpus: Corpus, evaluators: Sequence[Evaluator]) -> tuple[float, float]:
-    """Seconds a step (mean), and seconds of all evaluations, on a copy of the model; of the slowest process."""
+def measure(job: Job, corpus: Corpus, evaluators: Sequence[Evaluator], seconds: float) -> tuple[float, float]:
+    """Seconds a step (mean over `seconds`), and seconds of all evaluations, on a copy of the model.
+
+    Of the slowest process.
+    """
     method, step = _rehearsal(job, corpus)
     taken: list[float] = []
     began = time.monotonic()
@@ -40,7 +43,7 @@ def measure(job: Job, corpus: Corpus, evaluators: Sequence[Evaluator]) -> tuple[
         step(number)
         if number >= WARM_UP_STEPS or time.monotonic() - began > PATIENCE_SECONDS / 2:
             taken.append(time.monotonic() - started)
-        enough = len(taken) >= ENOUGH_STEPS and sum(taken) > ENOUGH_SECONDS
+        enough = len(taken) >= ENOUGH_STEPS and sum(taken) > seconds
         late = bool(taken) and time.monotonic() - began > PATIENCE_SECONDS
         if distributed.agreed(enough or late):
             break

@@ -30,6 +30,9 @@ from twoviews.views.sheet import contact_sheet
 RESERVE = 0.03
 """Part of a `minutes` budget kept for what the first steps cannot show: checkpoints, a slower hour."""
 
+FORECAST_SECONDS, BUDGET_SECONDS = 2, 6
+"""Spent on measuring the speed: for telling how long it will take, and for keeping to a time."""
+
 
 def pretrain(
     data: Spec,
@@ -109,12 +112,14 @@ def pretrain(
         write_rejected(run.rejected, corpus)
         contact_sheet(some_samples(corpus), job.views, seed=config.train.seed).save(run.views)
 
+    minutes = config.train.minutes
     # Pre-flight: memory and speed and memory on a copy that is thrown away, so that the run itself starts untouched.
     steps_per_epoch = len(corpus) // required(config.train.batch_size)
     if config.train.micro_batch == AUTO:
         job = job.with_plan(micro_batch=fitting_micro_batch(job, corpus, narrator=narrator))
-    seconds_a_step, seconds_evaluating = measure(job, corpus, evaluators)
-    minutes = config.train.minutes
+    seconds_a_step, seconds_evaluating = measure(
+        job, corpus, evaluators, FORECAST_SECONDS if minutes is None else BUDGET_SECONDS
+    )
     if minutes is not None:
         left = minutes * 60 * (1 - RESERVE) - (time.monotonic() - began) - seconds_evaluating
         steps = distributed.agreed(max(1, int(left / seconds_a_step)))
