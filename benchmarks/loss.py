@@ -12,7 +12,6 @@ import argparse
 import json
 import math
 import os
-import platform
 import re
 import resource
 import statistics
@@ -29,6 +28,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from twoviews.compute import cpu_name
 from twoviews.losses import nt_xent
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -217,15 +217,6 @@ def print_rows(rows: list[Row], columns: tuple[str, ...]) -> None:
         print(f"{row['implementation']:<24}{row['pairs']:>7}{cells}")
 
 
-def processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.processor() or platform.machine())
-
-
 def installed(package: str) -> str | None:
     try:
         return version(package)
@@ -235,7 +226,7 @@ def installed(package: str) -> str | None:
 
 def machine(options: argparse.Namespace) -> Row:
     return {
-        "processor": processor(),
+        "processor": cpu_name(),
         "capability": torch.backends.cpu.get_cpu_capability(),
         "cores": os.cpu_count(),
         "threads": options.threads,

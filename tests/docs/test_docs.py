@@ -107,3 +107,9 @@ def test_commands_of_recipes_parse(name: str) -> None:
     for line in found:
         for arguments in commands_in(line):
             build_parser().parse_args(arguments)
+
+
+def test_large_batches_in_a_loop_of_your_own(capsys: pytest.CaptureFixture[str]) -> None:
+    (code,) = blocks(ROOT / "docs" / "large_batches.md", "python")
+    exec(compile(code, "large_batches.md", "exec"), {})
+    assert 4 < float(capsys.readouterr().out.removeprefix("tensor(").removesuffix(")\n")) < 7.5
