@@ -58,7 +58,7 @@ def queue_info_nce_with_accuracy(
     query: Tensor, key: Tensor, queue: Tensor, *, temperature: float
 ) -> tuple[Tensor, Tensor]:
     """`queue_info_nce`, and from the same pass the part of the queries whose key is the most similar."""
-    check_pairs(query, key, temperature=temperature)
+    check_pairs(query, key, temperature=temperature, names="query and key")
     if queue.ndim != 2 or queue.shape[1] != query.shape[1] or not len(queue):
         raise ValueError(f"queue must be (K, {query.shape[1]}), K >= 1; got {tuple(queue.shape)}")
     with full_precision(query):

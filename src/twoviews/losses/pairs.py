@@ -22,12 +22,10 @@ def unit_rows(z: Tensor) -> Tensor:
     return F.normalize(z if z.dtype in (torch.float32, torch.float64) else z.float(), dim=1)
 
 
-def check_pairs(z_a: Tensor, z_b: Tensor, *, temperature: float, at_least: int = 1) -> None:
+def check_pairs(z_a: Tensor, z_b: Tensor, *, temperature: float, at_least: int = 1, names: str = "z_a and z_b") -> None:
     """Raises `ValueError` for shapes that do not match, too few pairs, or a temperature that is not positive."""
     if z_a.shape != z_b.shape or z_a.ndim != 2 or len(z_a) < at_least:
-        raise ValueError(
-            f"z_a and z_b must both be (N, D), N >= {at_least}; got {tuple(z_a.shape)} and {tuple(z_b.shape)}"
-        )
+        raise ValueError(f"{names} must both be (N, D), N >= {at_least}; got {tuple(z_a.shape)} and {tuple(z_b.shape)}")
     if not temperature > 0:
         raise ValueError(f"temperature must be positive, got {temperature}")
 
@@ -52,5 +50,5 @@ def cross_entropy(positive: Tensor, negatives: Tensor) -> Tensor:
 def accuracy(positive: Tensor, largest_negative: Tensor, *, temperature: float) -> Tensor:
     """The part of the rows whose positive is at least as similar as every negative; ties by rounding count as right."""
     with torch.no_grad():
-        slack = 4 * torch.finfo(positive.dtype).eps / temperature
+        slack = 16 * torch.finfo(positive.dtype).eps / temperature
         return (positive >= largest_negative - slack).to(positive.dtype).mean()

@@ -42,7 +42,7 @@ def sup_con(z_a: Tensor, z_b: Tensor, labels: Tensor, *, temperature: float) -> 
 
 def _number(labels: Tensor) -> Tensor:
     """Labels as 0 .. at most N - 1, each -1 a class of its own; by sorting, which does not wait for the device."""
-    ordered, order = labels.sort()
+    ordered, order = labels.long().sort()
     new = torch.ones_like(ordered)
     new[1:] = (ordered[1:] != ordered[:-1]) | (ordered[1:] < 0)
-    return torch.empty_like(labels).scatter_(0, order, new.cumsum(0) - 1)
+    return torch.empty_like(ordered).scatter_(0, order, new.cumsum(0) - 1)

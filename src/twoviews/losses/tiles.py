@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from twoviews import distributed
 
@@ -76,8 +75,8 @@ class _Within(torch.autograd.Function):
         return lse, top
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor, _top: Tensor) -> tuple[Tensor, None, None]:
+        _refuse_second_derivative()
         x, lse = ctx.saved_tensors
         work = _Tiles(x, x, *ctx.options)
         factor, grad_x = work.factor(lse, grad), torch.zeros_like(x)
@@ -110,10 +109,10 @@ class _Between(torch.autograd.Function):
         return lse, column_lse, top, column_top
 
     @staticmethod
-    @once_differentiable
     def backward(
         ctx: Any, grad: Tensor, column_grad: Tensor, *_tops: Tensor
     ) -> tuple[Tensor | None, Tensor | None, None, None, None]:
+        _refuse_second_derivative()
         x, y, lse, column_lse = ctx.saved_tensors
         work = _Tiles(x, y, *ctx.options)
         factor, column_factor = work.factor(lse, grad), work.factor(column_lse, column_grad)
@@ -154,7 +153,7 @@ class _Tiles:
     def _compute(self, corners: Iterator[tuple[slice, slice]]) -> Iterator[tuple[slice, slice, Tensor]]:
         x, y = self._x, self._y
         buffer = x.new_empty(min(self._rows, len(x)) * min(self._rows, len(y)))
-        shift = x.new_tensor(-self._shift)
+        shift = x.new_full((), -self._shift)  # made on the device: nothing waits
         for r, c in islice(corners, self._share[0], None, self._share[1]):
             left, right = x[r], y[c]
             s = buffer[: len(left) * len(right)].view(len(left), len(right))
@@ -217,6 +216,12 @@ class _Tiles:
         if self._share[1] > 1:
             distributed.sum_([grad])
         return grad.div_(self._temperature)
+
+
+def _refuse_second_derivative() -> None:
+    # torch's `once_differentiable` sees only the upstream gradient, which for a mean is a constant: it would be silent.
+    if torch.is_grad_enabled():
+        raise RuntimeError("a tiled loss cannot differentiate twice (create_graph=True): use a plain matrix for that")
 
 
 def _exp_minus(s: Tensor, lse: Tensor) -> Tensor:

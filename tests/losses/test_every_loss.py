@@ -1,0 +1,239 @@
+"""What holds for every loss: precision, memory, no waiting for the device, and how bad input ends."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from twoviews.losses import dcl, info_nce, nt_xent, queue_info_nce, sup_con, tiles
+
+Loss = Callable[[Tensor, Tensor, float], Tensor]
+
+QUEUED = 20
+
+
+def queue(like: Tensor) -> Tensor:
+    """Rows that are the same in every precision."""
+    whole = torch.randint(-4, 5, (QUEUED, like.shape[-1]), generator=torch.Generator().manual_seed(7))
+    return (whole + 0.5).to(like.dtype)
+
+
+EVERY: dict[str, Loss] = {
+    "nt_xent": lambda a, b, t: nt_xent(a, b, temperature=t),
+    "dcl": lambda a, b, t: dcl(a, b, temperature=t),
+    "info_nce": lambda a, b, t: info_nce(a, b, temperature=t),
+    "queue_info_nce": lambda a, b, t: queue_info_nce(a, b, queue(a), temperature=t),
+    "sup_con": lambda a, b, t: sup_con(a, b, torch.arange(len(a)) % 4 - 1, temperature=t),
+}
+
+every_loss = pytest.mark.parametrize("loss", [pytest.param(loss, id=name) for name, loss in EVERY.items()])
+both_regimes = pytest.mark.parametrize("temperature", [0.02, 0.3])
+
+
+def views(n: int, d: int, *, dtype: torch.dtype = torch.float32, noise: float = 0.8) -> tuple[Tensor, Tensor]:
+    sample, *noises = torch.randn(3, n, d, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    z_a, z_b = (sample + noise * more for more in noises)
+    return z_a.to(dtype).requires_grad_(), z_b.to(dtype).requires_grad_()
+
+
+@every_loss
+@both_regimes
+def test_gradcheck(loss: Loss, temperature: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tiles, "TILE", 3)
+    z_a, z_b = views(4, 3, dtype=torch.float64)
+    assert torch.autograd.gradcheck(lambda a, b: loss(a, b, temperature), (z_a, z_b))
+
+
+@every_loss
+@pytest.mark.parametrize("temperature", [0.01, 0.024, 0.025, 0.05, 0.5, 1.0])
+def test_float32_is_close_to_float64(loss: Loss, temperature: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tiles, "TILE", 16)
+    single = views(40, 16)
+    z_a, z_b = single[0].detach().clone(), single[1].detach().clone()
+    z_a[3], z_b[3] = z_a[0], z_b[0]
+    z_b[1] = z_a[1]
+    z_a[5] = z_b[5] = z_b[4] = z_a[4]
+    single = z_a.requires_grad_(), z_b.requires_grad_()
+    double = tuple(z.detach().double().requires_grad_() for z in single)
+    value, exact = loss(*single, temperature), loss(*double, temperature)
+    assert value.dtype == torch.float32
+    # A similarity near 1 is rounded by eps, so a logit by eps / T: that limits a loss near 0 (dcl) and every softmax.
+    rounding = torch.finfo(torch.float32).eps / temperature
+    assert abs(value.item() - exact.item()) <= max(1e-5 * abs(exact.item()), rounding)
+    gradients = [torch.cat(torch.autograd.grad(v, z)).double() for v, z in ((value, single), (exact, double))]
+    assert (gradients[0] - gradients[1]).norm() <= max(1e-5, rounding) * gradients[1].norm()
+
+
+@every_loss
+@both_regimes
+def test_autocast_changes_nothing(loss: Loss, temperature: float) -> None:
+    z = views(20, 16)
+    plain = loss(*z, temperature)
+    wanted = torch.autograd.grad(plain, z)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        value = loss(*z, temperature)
+        got = torch.autograd.grad(value, z)
+    assert value.dtype == torch.float32
+    assert torch.equal(value, plain)
+    assert all(torch.equal(*both) for both in zip(got, wanted, strict=True))
+
+
+@every_loss
+def test_bf16_projections_are_computed_in_float32(loss: Loss) -> None:
+    z = tuple(z.detach().bfloat16().requires_grad_() for z in views(8, 4))
+    value = loss(*z, 0.1)
+    assert value.dtype == torch.float32
+    assert value.item() == pytest.approx(loss(z[0].double(), z[1].double(), 0.1).item(), rel=1e-5)
+    assert [gradient.dtype for gradient in torch.autograd.grad(value, z)] == [torch.bfloat16] * 2
+
+
+class Seen(TorchDispatchMode):
+    """The operations that were dispatched, and the number of elements of the largest tensor that one returned."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+        self.masks = 0
+        self.largest = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        self.names.append(func.name())
+        # A mask with one column is none of a tile: torch has such a one in the derivative of `F.normalize`.
+        if func.name().startswith(("aten::index", "aten::masked")):
+            chosen = [leaf for leaf in tree_leaves(args[1:]) if isinstance(leaf, Tensor)]
+            self.masks += sum(leaf.dtype in (torch.bool, torch.uint8) and leaf.shape[-1] > 1 for leaf in chosen)
+        for leaf in tree_leaves(out):
+            if isinstance(leaf, Tensor):
+                self.largest = max(self.largest, leaf.untyped_storage().nbytes() // leaf.element_size())
+        return out
+
+
+def seen(loss: Loss, z: tuple[Tensor, Tensor], temperature: float) -> tuple[Seen, Seen]:
+    """Of the forward and of the backward pass."""
+    with Seen() as forward:
+        value = loss(*z, temperature)
+    with Seen() as backward:
+        value.backward()
+    return forward, backward
+
+
+WAITS = {
+    "aten::_local_scalar_dense",
+    "aten::equal",
+    "aten::is_nonzero",
+    "aten::item",
+    "aten::masked_select",
+    "aten::nonzero",
+    "aten::repeat_interleave.Tensor",
+    "aten::unique_consecutive",
+    "aten::_unique2",
+}
+"""Operations whose answer the host needs before it can go on."""
+
+
+@every_loss
+@both_regimes
+def test_nothing_waits_for_the_device(loss: Loss, temperature: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tiles, "TILE", 5)
+    for part in seen(loss, views(8, 4), temperature):
+        assert "aten::addmm.out" in part.names  # the mode looked inside
+        assert not WAITS & set(part.names)
+        assert not part.masks
+
+
+def test_the_watch_sees_what_waits() -> None:
+    x = torch.arange(3.0)
+    with Seen() as watch:
+        x[x > 1]
+        x[x > 1] = 0.0
+        x.masked_fill(x > 1, 0.0)
+        x.sum().item()
+        torch.nonzero(x)
+    assert watch.masks == 3
+    assert {"aten::_local_scalar_dense", "aten::nonzero"} <= WAITS & set(watch.names)
+
+
+@every_loss
+@both_regimes
+def test_no_number_is_copied_to_the_device(loss: Loss, temperature: float) -> None:
+    for part in seen(loss, views(8, 4), temperature):
+        assert "aten::lift_fresh" not in part.names
+
+
+@every_loss
+@pytest.mark.parametrize("temperature", [0.01, 0.5])
+def test_the_whole_matrix_never_exists(loss: Loss, temperature: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tiles, "TILE", 16)
+    rows = 64
+    for part in seen(loss, views(rows // 2, 4), temperature):
+        assert part.names.count("aten::addmm.out") >= 4  # the mode looked inside, tile by tile
+        assert part.largest <= max(rows * 4, 16 * 16)
+    monkeypatch.setattr(tiles, "TILE", 1024)
+    whole = {"info_nce": (rows // 2) ** 2, "queue_info_nce": rows // 2 * QUEUED}
+    for part in seen(loss, views(rows // 2, 4), temperature):  # and would have seen the matrix
+        assert part.largest == next((whole[name] for name in whole if EVERY[name] is loss), rows**2)
+
+
+@every_loss
+@both_regimes
+def test_no_second_derivative(loss: Loss, temperature: float) -> None:
+    z = views(4, 3)
+    with pytest.raises(RuntimeError, match="differentiate twice"):
+        torch.autograd.grad(loss(*z, temperature), z, create_graph=True)[0].sum().backward()
+
+
+@every_loss
+@both_regimes
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_nan_and_infinity_give_nan(loss: Loss, temperature: float, bad: float) -> None:
+    for view in range(2):
+        z = [z.detach() for z in views(6, 3)]
+        z[view][2, 1] = bad
+        assert loss(z[0], z[1], temperature).isnan()
+
+
+@every_loss
+@both_regimes
+def test_length_does_not_matter(loss: Loss, temperature: float) -> None:
+    z_a, z_b = views(6, 3, dtype=torch.float64)
+    stretch = torch.linspace(0.1, 9.0, 6, dtype=torch.float64)[:, None]
+    assert loss(z_a * stretch, z_b / stretch, temperature).item() == pytest.approx(
+        loss(z_a, z_b, temperature).item(), rel=1e-11
+    )
+
+
+@every_loss
+def test_one_view_without_gradient(loss: Loss, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tiles, "TILE", 4)
+    z_a, z_b = views(6, 3, dtype=torch.float64)
+    wanted = torch.autograd.grad(loss(z_a, z_b, 0.1), z_a)[0]
+    assert torch.allclose(torch.autograd.grad(loss(z_a, z_b.detach(), 0.1), z_a)[0], wanted, rtol=1e-12, atol=0)
+    assert not loss(z_a.detach(), z_b.detach(), 0.1).requires_grad
+
+
+@every_loss
+@pytest.mark.parametrize(
+    ("shape_a", "shape_b", "message"),
+    [
+        ((4, 3), (5, 3), r"got \(4, 3\) and \(5, 3\)"),
+        ((4, 3), (4, 2), r"got \(4, 3\) and \(4, 2\)"),
+        ((4,), (4,), r"got \(4,\) and \(4,\)"),
+        ((0, 3), (0, 3), r"got \(0, 3\) and \(0, 3\)"),
+    ],
+)
+def test_wrong_shapes(loss: Loss, shape_a: tuple[int, ...], shape_b: tuple[int, ...], message: str) -> None:
+    z_a, z_b = torch.zeros(shape_a), torch.zeros(shape_b)
+    with pytest.raises(ValueError, match=r"must both be \(N, D\), N >= [12]; " + message):
+        loss(z_a, z_b, 0.5)
+
+
+@every_loss
+@pytest.mark.parametrize("temperature", [0.0, -1.0, float("nan")])
+def test_wrong_temperature(loss: Loss, temperature: float) -> None:
+    with pytest.raises(ValueError, match=f"temperature must be positive, got {temperature}"):
+        loss(torch.ones(2, 2), torch.ones(2, 2), temperature)
