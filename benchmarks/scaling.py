@@ -3,16 +3,19 @@
 python benchmarks/scaling.py
 """
 
+import math
+
 import torch
 from torch import Tensor
 
 from twoviews.encoders import build_encoder
+from twoviews.losses.tiles import GPU_TILE, PER_PROCESS, SMALLEST
 from twoviews.methods import SimCLR
 
 ENCODERS = (("resnet18", 32, "small", 1.11e9), ("resnet50", 224, "standard", 8.17e9))
 """Name, side of a view, stem, FLOP of a forward pass of one view (two a multiply-add)."""
 
-DIM, SHORT, LONG, TILE = 128, 2, 4, 1024
+DIM, SHORT, LONG = 128, 2, 4
 
 
 def graph_bytes(method: SimCLR, side: int) -> float:
@@ -38,6 +41,12 @@ def graph_bytes(method: SimCLR, side: int) -> float:
         del out
         sizes.append(sum(kept.values()))
     return (sizes[1] - sizes[0]) / 2
+
+
+def tile_rows(rows: int, ranks: int) -> int:
+    """As `losses.tiles` chooses on a GPU."""
+    shared = math.ceil(rows / math.ceil(math.sqrt(PER_PROCESS * ranks)))
+    return GPU_TILE if ranks == 1 else min(GPU_TILE, max(SMALLEST, shared))
 
 
 def main() -> None:
@@ -70,7 +79,7 @@ def main() -> None:
                     str(ranks),
                     f"{own * sample / 1e9:,.1f} GB",
                     f"{min(own, 256) * sample / 1e9:,.1f} GB",
-                    f"{(6 * LONG * rows * DIM + 2 * LONG * TILE**2) / 1e6:,.0f} MB",
+                    f"{(6 * LONG * rows * DIM + 2 * LONG * tile_rows(rows, ranks) ** 2) / 1e6:,.0f} MB",
                     f"{sent / 1e6:,.0f} MB",
                     f"{6 * own * forward / 1e12:,.1f} TFLOP",
                     f"{2 * max(0, own - 256) * forward / 1e12:,.1f} TFLOP",

@@ -12,6 +12,7 @@
 #SBATCH --output=twoviews-%j.log
 
 set -u
+export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=170    # seconds for the step under way and for saving, after a signal
 DATA=/data/photos          # the same path on every machine
 RUN=/shared/runs/photos    # a file system that every machine can read
 

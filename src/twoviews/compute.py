@@ -58,6 +58,8 @@ def choose_compute(*, device: str, precision: str, threads: int | None, narrator
     if device == "auto":
         device = _best_device()
         narrator.chose("device", device, "the fastest that torch finds here")
+    if distributed.size() > 1 and torch.device(device).type not in ("cpu", "cuda"):
+        raise UsageError(f"device {device!r} cannot be shared by processes: use one process")
     try:
         target = torch.device(device)
         torch.empty(1, device=target)
@@ -96,7 +98,7 @@ def cpu_name() -> str:
 def _best_device() -> str:
     if torch.cuda.is_available():
         return "cuda"
-    if torch.backends.mps.is_available():
+    if torch.backends.mps.is_available() and distributed.size() == 1:  # gloo and NCCL do not know it
         return "mps"
     return "cpu"
 

@@ -64,6 +64,16 @@ class Terminated(TwoviewsError):
     exit_code = 143
 
 
+def out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out, which libraries tell in exceptions of many kinds.
+
+    >>> out_of_memory(RuntimeError("MPS backend out of memory"))
+    True
+    """
+    text = str(error)
+    return isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text
+
+
 def unknown_name(what: str, name: str, known: Iterable[str]) -> UsageError:
     """The error for a name that is not in a list, with the nearest one offered.
 

@@ -331,9 +331,7 @@ class TestExhausted:
 
         monkeypatch.setattr(pretrain, "measure", exhausted)
         outcome = twoviews("pretrain", place.train, "--out", tmp_path / "out", "--encoder", "convnet_tiny")
-        refused(
-            outcome, 5, "out of memory: try --micro-batch auto, or half the --micro-batch, or a smaller --image-size"
-        )
+        refused(outcome, 5, "memory does not hold one BatchNorm group")
 
     def test_not_finite(
         self, place: Any, twoviews: Command, tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

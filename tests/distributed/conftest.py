@@ -31,8 +31,8 @@ Processes = list[subprocess.Popen[str]]
 def launch(tmp_path: Path) -> Callable[..., Processes]:
     """`launch(*arguments)`: `python *arguments` in two processes that know of each other, as torchrun would."""
 
-    def start(*arguments: str | Path, count: int = 2) -> Processes:
-        return start_processes(tmp_path / "processes", *arguments, count=count)
+    def start(*arguments: str | Path, count: int = 2, **environment: str) -> Processes:
+        return start_processes(tmp_path / "processes", *arguments, count=count, **environment)
 
     return start
 
@@ -51,7 +51,7 @@ def computed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def start_processes(store: Path, *arguments: str | Path, count: int = 2) -> Processes:
+def start_processes(store: Path, *arguments: str | Path, count: int = 2, **environment: str) -> Processes:
     shared = {
         **os.environ,
         "TWOVIEWS_STORE": str(store),
@@ -60,6 +60,7 @@ def start_processes(store: Path, *arguments: str | Path, count: int = 2) -> Proc
         "WORLD_SIZE": str(count),
         "LOCAL_WORLD_SIZE": str(count),
         "OMP_NUM_THREADS": "1",
+        **environment,
     }
     return [
         subprocess.Popen(

@@ -1,6 +1,7 @@
 """Commands in two processes: the numbers of one, one voice, and an end for all."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -152,6 +153,54 @@ def test_a_killed_process_ends_the_job(data: Path, tmp_path: Path) -> None:
     assert any(run.checkpoints.iterdir())  # can be resumed
 
 
+def test_a_stopped_process_ends_the_job(data: Path, launch: Callable[..., Any], tmp_path: Path) -> None:
+    run = Run(tmp_path / "run")
+    processes = launch("-m", "twoviews", *arguments(data, run.path, steps=100_000), TWOVIEWS_TIMEOUT_MINUTES="0.15")
+    try:
+        while all(process.poll() is None for process in processes) and len(list(read_lines(run.metrics))) < 1:
+            time.sleep(0.005)
+        processes[1].send_signal(signal.SIGSTOP)
+        told = processes[0].communicate(timeout=120)[1]
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
+    assert processes[0].returncode == 5, told
+    assert "process 0 of 2 lost the others" in told
+    assert run.info()["status"] == "interrupted"
+    assert any(run.checkpoints.iterdir())
+
+
+def test_a_signal_while_the_processes_agree_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    from twoviews import distributed
+    from twoviews.training.loop import StopSignals
+
+    stop = StopSignals()
+
+    def meanwhile(value: float) -> float:
+        stop.handle(signal.SIGTERM, None)
+        return value
+
+    monkeypatch.setattr(distributed, "largest", meanwhile)
+    stop.agree()
+    assert stop.received is None  # the others do not know of it yet
+    stop.agree()
+    assert stop.received == signal.SIGTERM
+
+
+def test_another_one_s_interruption_is_no_second_one_of_mine(monkeypatch: pytest.MonkeyPatch) -> None:
+    from twoviews import distributed
+    from twoviews.training.loop import StopSignals
+
+    stop = StopSignals()
+    monkeypatch.setattr(distributed, "largest", lambda _: float(signal.SIGINT))
+    stop.agree()
+    assert stop.received == signal.SIGINT
+    stop.handle(signal.SIGINT, None)  # the first that arrives here
+    with pytest.raises(KeyboardInterrupt):
+        stop.handle(signal.SIGINT, None)
+
+
 @pytest.mark.parametrize(
     ("batch", "settings", "message"),
     [
@@ -196,13 +245,35 @@ def test_more_devices_than_there_are(data: Path, tmp_path: Path) -> None:
     assert "twoviews: --devices 999: this machine has " in done.stderr
 
 
+def test_one_device_is_this_process(data: Path, alone: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pretrain, "measure", lambda *_: (0.01, 0.0))
+    assert main([*arguments(data, tmp_path / "run"), "--devices", "1", "--quiet"]) == 0
+    assert Run(tmp_path / "run").info()["encoder_sha256"] == alone.info()["encoder_sha256"]
+
+
+def test_no_device(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*arguments(data, tmp_path / "run"), "--devices", "0"]) == 2
+    assert "--devices 0: this machine has " in capsys.readouterr().err
+
+
+def test_resumed_by_processes_that_cannot_share(
+    data: Path, alone: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from twoviews import distributed
+
+    run = Run(tmp_path / "run")
+    shutil.copytree(alone.path, run.path)
+    run.update(status="interrupted")
+    monkeypatch.setattr(distributed, "size", lambda: 3)
+    assert main(["resume", str(run.path), "--anyway", "--quiet"]) == 2
+    assert "batch size 16 cannot be shared by 3 processes: give --batch-size 15" in capsys.readouterr().err
+
+
 def test_evaluate_and_embed(data: Path, alone: Run, together: Any, tmp_path: Path) -> None:
     """On one encoder: rows, verdict, classifier and vectors are those of one process."""
     run = together[0]
     words = ["--train", str(data), "--test", str(data), "--labels-per-class", "1,5", "--seeds", "2", "--quiet"]
     copy = tmp_path / "copy"
-    import shutil
-
     for folder in (run.path, copy):
         if folder == copy:
             shutil.copytree(run.path, copy)

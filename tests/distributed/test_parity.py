@@ -19,6 +19,8 @@ NAMES = (
     "momentum-batch-16-float64",
     "plain-batch-16-float64",
     "plain-group-16-float32",
+    "chance-batch-cumulative-16-float64",
+    "simclr-skipping-16-float64",
 )
 
 
@@ -38,7 +40,8 @@ def test_two_processes_are_one(name: str, worker: ModuleType, computed: Path) ->
     alone, method = worker.train(case)
     single = case.get("dtype") == "float32"
     weights = {f"grad.{n}" for n, p in method.named_parameters() if p.requires_grad}
-    assert weights == {key for key in alone if key.startswith("grad.")}
+    if case["encoder"] != "skipping":
+        assert weights == {key for key in alone if key.startswith("grad.")}
     for rank in (0, 1):
         together = load_file(computed / f"{name}.{rank}.safetensors")
         assert together.keys() == alone.keys()

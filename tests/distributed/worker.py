@@ -63,6 +63,24 @@ class Transformer(nn.Module):
         return tokens.mean(1)
 
 
+class Skipping(nn.Module):
+    """Leaves out blocks at random, so that a process may have no gradient where another one has."""
+
+    num_features = FEATURES
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(SIDE * SIDE, FEATURES)
+        self.blocks = nn.ModuleList(nn.Linear(FEATURES, FEATURES) for _ in range(4))
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = self.first(images.flatten(1))
+        for block in self.blocks:
+            if torch.rand(()) < 0.5:
+                features = features + block(features).tanh()
+        return features
+
+
 class Momentum(Method):
     """A momentum encoder and a queue of its keys, in the manner of MoCo."""
 
@@ -96,6 +114,27 @@ class Momentum(Method):
         self.queue.copy_(torch.cat([key, self.queue])[: len(self.queue)])
 
 
+class Chance(Method):
+    """Draws in the comparison and after the step."""
+
+    noise: Tensor
+
+    def __init__(self, encoder: nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.register_buffer("noise", torch.zeros(FEATURES))
+
+    def project(self, views: Sequence[Tensor]) -> Projections:
+        return {"z": self.encoder(views[0])}
+
+    def compare(self, projections: Projections, labels: Tensor | None = None) -> Step:
+        z = projections["z"]
+        return Step((z - torch.randn(z.shape).to(z) - self.noise).square().mean())
+
+    def after_step(self, projections: Projections, progress: float) -> None:
+        self.noise += 0.1 * torch.randn(FEATURES).to(self.noise)
+
+
 class Plain(Method):
     """A loss in plain torch over the whole batch: nothing in it knows of processes."""
 
@@ -121,13 +160,22 @@ def make(method: str, encoder: str, dtype: torch.dtype, *, temperature: float = 
         return Momentum(built[0], built[1]).to(dtype)
     if method == "plain":
         return Plain(built[0]).to(dtype)
+    if method == "chance":
+        return Chance(built[0]).to(dtype)
     return SimCLR(built[0], temperature=temperature, projector_dim=12).to(dtype)
 
 
 def build_encoder(name: str) -> nn.Module:
     if name == "transformer":
         return Transformer()
-    return Convolutions(name.partition("-")[0], dropout=0.2 if name.endswith("-dropout") else 0.0)
+    if name == "skipping":
+        return Skipping()
+    built = Convolutions(name.partition("-")[0], dropout=0.2 if name.endswith("-dropout") else 0.0)
+    if name.endswith("-cumulative"):
+        for module in built.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.momentum = None
+    return built
 
 
 def views_of(count: int, step: int, dtype: torch.dtype) -> list[Tensor]:
@@ -165,6 +213,7 @@ def train(
         for group in optimizer.param_groups:
             group["lr"] = case.get("lr", 0.05)
         optimizer.step()
+        torch.manual_seed(step)
         method.after_step(done.projections, (step + 1) / case["steps"])
         losses.append(done.step.loss)
         losses += list(done.step.metrics.values())
@@ -192,6 +241,8 @@ CASES: dict[str, dict[str, Any]] = {
         ("momentum", "batch", 16, 4, "float64", 20),
         ("plain", "batch", 16, 8, "float64", 20),
         ("plain", "group", 16, 8, "float32", 1),
+        ("chance", "batch-cumulative", 16, 4, "float64", 5),
+        ("simclr", "skipping", 16, 8, "float64", 5),
     )
 } | {
     "simclr-cold": {

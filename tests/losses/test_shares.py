@@ -134,8 +134,8 @@ def test_share_is_everything_unless_divided(monkeypatch: pytest.MonkeyPatch) -> 
     assert distributed.share() == (0, 1)
     with distributed.divided():
         assert distributed.share() == (0, 1)  # one process
-    monkeypatch.setattr(distributed, "rank", lambda: 2)
-    monkeypatch.setattr(distributed, "size", lambda: 3)
+    monkeypatch.setattr(distributed.group, "rank", lambda: 2)
+    monkeypatch.setattr(distributed.group, "size", lambda: 3)
     assert distributed.share() == (0, 1)
     with distributed.divided():
         with distributed.divided():
@@ -166,7 +166,7 @@ def test_module_divides_only_what_is_gathered(monkeypatch: pytest.MonkeyPatch) -
     z_a, z_b = rows(6, 4, 0), rows(6, 4, 1)
     asked: list[bool] = []
     share = distributed.share
-    monkeypatch.setattr(distributed, "share", lambda: asked.append(distributed._divided.get()) or share())
+    monkeypatch.setattr(distributed, "share", lambda: asked.append(distributed.group._divided.get()) or share())
     alone = NTXentLoss(0.5)(z_a, z_b)
     together = NTXentLoss(0.5, gather_distributed=True)(z_a, z_b)
     assert asked == [False, True]

@@ -39,8 +39,10 @@ def one_shot(method: Method, views: list[Tensor], *, seed: int) -> Tensor:
         with torch.no_grad():
             targets.append(method.targets(group))
     joined = {name: torch.cat([part[name] for part in outputs]) for outputs in (parts, targets) for name in outputs[0]}
+    torch.manual_seed(mixed(seed, -1))
     step = method.compare(joined)
     step.loss.backward()
+    torch.manual_seed(seed)
     method.after_step({name: tensor.detach() for name, tensor in joined.items()}, 0.0)
     return step.loss.detach()
 
@@ -54,7 +56,9 @@ def chunked(method: Method, views: list[Tensor], *, seed: int, micro_batch: int 
         micro_batch=micro_batch,
         seed=seed,
     )
-    method.after_step(done.projections, 0.0)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        method.after_step(done.projections, 0.0)
     return done.step.loss
 
 
@@ -65,6 +69,7 @@ PAIRS = [
     ("simclr", "batch-dropout"),
     ("momentum", "batch"),
     ("plain", "group"),
+    ("chance", "batch-cumulative"),
 ]
 
 
@@ -133,6 +138,16 @@ def test_loss_curve_in_single_precision(method: str, encoder: str, worker: Modul
     cut, _ = weights_after(worker, chunked, method, encoder, torch.float32)
     assert cut == pytest.approx(whole, rel=0.01)
     assert whole[-1] < whole[0]
+
+
+def test_the_caller_s_generator_goes_on(worker: ModuleType) -> None:
+    method, views = worker.make("simclr", "batch-dropout", torch.float32), worker.views_of(128, 0, torch.float32)
+    torch.manual_seed(0)
+    wanted = torch.rand(2)
+    torch.manual_seed(0)
+    first = torch.rand(1)
+    chunked(method, views, seed=0)
+    assert torch.equal(torch.cat([first, torch.rand(1)]), wanted)
 
 
 def test_only_the_micro_batch_has_a_graph(worker: ModuleType) -> None:

@@ -7,7 +7,8 @@ import sys
 import time
 from collections.abc import Sequence
 
-from twoviews.errors import TwoviewsError
+from twoviews.errors import TwoviewsError, out_of_memory
+from twoviews.launched import launched, launched_rank
 
 PATIENCE_SECONDS = 3
 NOT_WRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
@@ -18,16 +19,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     from twoviews.cli.parser import build_parser
 
     arguments = build_parser().parse_args(argv)
-    from twoviews import distributed
     from twoviews.cli import commands
 
-    others = distributed.launched_rank()  # 0: this process speaks for all
+    others = launched_rank()  # 0: this process speaks for all
     if others:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="surrogateescape")  # a file's name is bytes, and is printed as those bytes
     try:
-        if getattr(arguments, "devices", None) and not distributed.launched():
+        if getattr(arguments, "devices", 1) != 1 and not launched():
             from twoviews.cli.launch import launch
 
             return launch(sys.argv[1:] if argv is None else argv, count=arguments.devices)
@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _exhausted(error: Exception) -> str | None:
     """What to say when memory or disk ran out, which libraries tell in exceptions of many kinds; else None."""
     text = str(error)
-    if isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text:
+    if out_of_memory(error):
         return "out of memory: try --micro-batch auto, or half the --micro-batch, or a smaller --image-size"
     if getattr(error, "errno", None) in NOT_WRITABLE or "No space left" in text:
         return f"cannot write: {text}; make room, or choose another place"

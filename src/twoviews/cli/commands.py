@@ -8,6 +8,7 @@ from typing import Any
 
 from twoviews.cli.output import make_narrator, print_json, print_table
 from twoviews.errors import RefusedError, UsageError
+from twoviews.launched import launched_rank
 from twoviews.narrate import Narrator
 
 
@@ -53,7 +54,7 @@ def pretrain(a: argparse.Namespace) -> None:
 def resume(a: argparse.Namespace) -> None:
     from twoviews.jobs.resume import resume as resume_run
 
-    run = resume_run(a.run, anyway=a.anyway, narrator=_narrator(a))
+    run = resume_run(a.run, anyway=a.anyway, micro_batch=a.micro_batch, narrator=_narrator(a))
     info = run.info()
     shown = {"run": str(run.path), **{k: info[k] for k in ("steps", "epochs", "seconds", "encoder_sha256")}}
     _show(shown, as_json=a.json)
@@ -99,12 +100,15 @@ def report(a: argparse.Namespace) -> None:
 
 
 def run(a: argparse.Namespace) -> None:
+    from twoviews import distributed
     from twoviews.jobs.evaluate import check_labelled_sources, check_request
     from twoviews.jobs.run import run_all
 
     arms = a.arms.split(",") if a.arms else None
     check_request(arms=arms, labels_per_class=a.labels_per_class, seeds=a.seeds)
-    check_labelled_sources(a.train, a.val, a.test, download=a.download)
+    distributed.join()
+    with distributed.one_before_others():
+        check_labelled_sources(a.train, a.val, a.test, download=a.download)
 
     def pretrained(minutes: float | None, narrator: Narrator) -> Any:
         return _pretrain(a, minutes=minutes, narrator=narrator)
@@ -171,9 +175,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
 
 
 def _narrator(a: argparse.Namespace) -> Narrator:
-    from twoviews import distributed
-
-    return make_narrator(quiet=a.quiet or distributed.launched_rank() > 0)
+    return make_narrator(quiet=a.quiet or launched_rank() > 0)
 
 
 def _pretrain(a: argparse.Namespace, *, minutes: float | None, narrator: Narrator) -> Any:

@@ -5,7 +5,8 @@ import os
 import signal
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -13,11 +14,9 @@ from torch.distributed.elastic.multiprocessing import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from twoviews import distributed
 from twoviews.compute import available_cores
 from twoviews.errors import ResourceError, UsageError
-
-LOOPBACK = ("lo", "lo0")
+from twoviews.launched import STORE
 
 
 def launch(arguments: Sequence[str], *, count: int) -> int:
@@ -30,13 +29,7 @@ def launch(arguments: Sequence[str], *, count: int) -> int:
     if not 1 <= count <= there:
         raise UsageError(f"--devices {count}: this machine has {there} {what}")
     logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)  # the processes speak for themselves
-    with tempfile.TemporaryDirectory(prefix="twoviews-") as folder:
-        os.environ[distributed.STORE] = str(Path(folder) / "processes")
-        os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
-        for variable in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
-            for name in LOOPBACK:
-                if Path(f"/sys/class/net/{name}").exists():
-                    os.environ.setdefault(variable, name)
+    with tempfile.TemporaryDirectory(prefix="twoviews-") as folder, _environment(Path(folder)):
         config = LaunchConfig(
             min_nodes=1,
             max_nodes=1,
@@ -58,9 +51,28 @@ def launch(arguments: Sequence[str], *, count: int) -> int:
     return 0
 
 
+@contextmanager
+def _environment(folder: Path) -> Iterator[None]:
+    """What the launcher and its processes read; put back afterwards."""
+    before = dict(os.environ)
+    os.environ[STORE] = str(folder / "processes")
+    os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
+    # After a signal a process ends its step and saves; the launcher's own 30 s are too short for a large batch.
+    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "600")
+    loopback = "lo0" if sys.platform == "darwin" else "lo"
+    for variable in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
+        os.environ.setdefault(variable, loopback)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
 def _exit_code(error: ChildFailedError) -> int:
     """That of the process which failed first; the others were ended by the launcher."""
     code = min(error.failures.values(), key=lambda failure: failure.timestamp).exitcode
-    if code == -signal.SIGKILL:  # the system's way to say that memory is out
+    # Killed, as the system does when memory is out; aborted, as NCCL does when another process is gone.
+    if code in (-signal.SIGKILL, -signal.SIGABRT):
         return ResourceError.exit_code
     return 128 - code if code < 0 else code

@@ -96,6 +96,7 @@ def build_parser() -> Parser:
     sub = command("resume", "continue an interrupted run, to the same bytes", "twoviews resume runs/a")
     sub.add_argument("run", metavar="RUN", help="run directory")
     _devices(sub)
+    _micro_batch(sub)
     sub.add_argument("--anyway", action="store_true", help="also on other hardware, without the promise of equal bytes")
     _common(sub)
 
@@ -165,12 +166,7 @@ def _pretraining(sub: Parser) -> None:
         "--minutes", type=float, help="time to use; the number of steps is fixed at the start and recorded"
     )
     sub.add_argument("--batch-size", type=int, help="samples that are compared with each other in a step")
-    sub.add_argument(
-        "--micro-batch",
-        type=_count_or_auto,
-        metavar="N",
-        help="samples whose graph is in memory at a time, or 'auto': less memory, more time, the same result",
-    )
+    _micro_batch(sub)
     _devices(sub)
     sub.add_argument("--seed", type=int, help="decides initial weights, order and augmentation")
     sub.add_argument(
@@ -213,7 +209,22 @@ def _overwrite(sub: Parser) -> None:
 
 
 def _devices(sub: Parser) -> None:
-    sub.add_argument("--devices", type=int, metavar="N", help="work in N processes, one a GPU; the same numbers")
+    sub.add_argument(
+        "--devices",
+        type=int,
+        metavar="N",
+        default=1,
+        help="work in N processes, one a GPU; the same numbers for the same train.bn_group",
+    )
+
+
+def _micro_batch(sub: Parser) -> None:
+    sub.add_argument(
+        "--micro-batch",
+        type=_count_or_auto,
+        metavar="N",
+        help="samples whose graph is in memory at a time, or 'auto': less memory, more time, the same result",
+    )
 
 
 def _count_or_auto(text: str) -> int | str:

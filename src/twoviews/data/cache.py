@@ -114,7 +114,8 @@ def workshop(home: Path) -> Iterator[Path]:
         folder = Path(tempfile.mkdtemp(prefix=".making-", dir=home))
     except OSError as error:
         raise ResourceError(
-            f"cannot write the decoded images to {str(home)!r} ({error.strerror}): set cache_dir"
+            f"cannot write the decoded images to {str(home)!r} ({error.strerror}): set cache_dir, or "
+            "XDG_CACHE_HOME in the environment"
         ) from error
     try:
         yield folder

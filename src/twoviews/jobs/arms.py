@@ -61,7 +61,6 @@ class Arms:
         )
         self.curves: list[dict[str, Any]] = []
         self.tick: Callable[..., None] | None = None
-        self.seconds: dict[str, float] = {}
         self.encoder = compute.place(self.trained_encoder()).eval()
         self.encoder_hash = fingerprint_module(self.encoder)
         with frozen(self.encoder):

@@ -246,8 +246,9 @@ def _ship_classifier(room: Arms, comparison: Comparison) -> dict[str, Any] | Non
             if best is None or accuracy > best[0]:
                 best = (accuracy, key)
     if best is None:  # one of an earlier evaluation would not fit these results
-        shutil.rmtree(room.run.classifier, ignore_errors=True)
-        (room.run.evaluation / "predictions.csv").unlink(missing_ok=True)
+        if distributed.is_main():
+            shutil.rmtree(room.run.classifier, ignore_errors=True)
+            (room.run.evaluation / "predictions.csv").unlink(missing_ok=True)
         return None
     accuracy, key = best
     arm, budget, seed = key

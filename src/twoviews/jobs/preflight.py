@@ -4,8 +4,10 @@ import copy
 import resource
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +17,7 @@ from twoviews.compute import Compute
 from twoviews.data.cache import available_memory
 from twoviews.data.corpus import Corpus
 from twoviews.data.loading import fetch
-from twoviews.errors import ResourceError
+from twoviews.errors import ResourceError, out_of_memory
 from twoviews.jobs.prepare import Job
 from twoviews.narrate import Narrator
 from twoviews.training.loop import Evaluator, train_step
@@ -62,26 +64,47 @@ def fitting_micro_batch(job: Job, corpus: Corpus, *, narrator: Narrator) -> int:
     Raises `ResourceError` where not even one group fits.
     """
     group, own = job.plan.bn_group, job.plan.batch_size // distributed.size()
+    if distributed.largest(float(_runs_out(partial(graph_bytes, job, corpus, samples=group), job.compute))):
+        raise ResourceError(_too_large(group))
     graph = graph_bytes(job, corpus, samples=group)
+    _release(job.compute)
     weights = sum(p.numel() * p.element_size() for p in job.method.parameters())
     free = _free_bytes(job.compute)
     # Gradients and two moments come on top; and, while one graph is kept, half another in a pass without a graph.
     room = PART_OF_MEMORY * free - 3 * weights - 0.5 * graph
     fitting = min(own // group, int(-distributed.largest(-(room // graph)))) * group
     while fitting >= group and job.compute.device.type != "cpu":
-        if not distributed.largest(float(_runs_out(job.with_plan(micro_batch=fitting), corpus))):
+        attempt = partial(_try_step, job.with_plan(micro_batch=fitting), corpus)
+        if not distributed.largest(float(_runs_out(attempt, job.compute))):
             break
-        fitting = fitting // 2 // group * group
+        fitting = min(fitting - group, fitting * 7 // 8 // group * group)
     if fitting < group:
         raise ResourceError(
-            f"one group of {group} samples needs {graph / 1e9:.1f} GB for its graph and {free / 1e9:.1f} GB are free: "
-            f"try --set train.bn_group={max(2, group // 2)}, or a smaller --image-size"
+            f"{_too_large(group)}; its graph needs {graph / 1e9:.1f} GB and {free / 1e9:.1f} GB are free"
         )
     reason = f"{graph / group / 1e6:.2f} MB a sample, {free / 1e9:.1f} GB free" + (
         "; the whole batch fits" if fitting == own else ""
     )
     narrator.chose("micro_batch", fitting, reason)
     return fitting
+
+
+@contextmanager
+def told_what_fits(job: Job) -> Iterator[None]:
+    """Out of memory inside becomes a `ResourceError` that says what to try."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+        group, own = job.plan.bn_group, job.plan.batch_size // distributed.size()
+        kept = min(job.plan.micro_batch or own, own)
+        if kept == group:
+            raise ResourceError(_too_large(group)) from error
+        raise ResourceError(
+            f"out of memory with the graph of {kept} samples: --micro-batch {max(group, kept // 2 // group * group)} "
+            "gives the same result in less, --micro-batch auto finds what fits"
+        ) from error
 
 
 def graph_bytes(job: Job, corpus: Corpus, *, samples: int) -> int:
@@ -129,16 +152,37 @@ def _rehearsal(job: Job, corpus: Corpus) -> tuple[nn.Module, Callable[[int], obj
     return method, step
 
 
-def _runs_out(job: Job, corpus: Corpus) -> bool:
-    """Whether a step of this job needs more memory than the device has."""
+def _try_step(job: Job, corpus: Corpus) -> None:
+    """This process's part of a step, without the others: memory may run out in one of them."""
+    own = job.plan.batch_size // distributed.size()
+    with distributed.alone():
+        _rehearsal(replace(job, plan=replace(job.plan, batch_size=own)), corpus)[1](0)
+
+
+def _runs_out(work: Callable[[], object], compute: Compute) -> bool:
+    """Whether work needs more memory than the device has."""
     try:
-        _rehearsal(job, corpus)[1](0)
-    except torch.OutOfMemoryError:
+        work()
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
         return True
     finally:
-        if job.compute.device.type == "cuda":
-            torch.cuda.empty_cache()
+        _release(compute)
     return False
+
+
+def _release(compute: Compute) -> None:
+    """Give memory that torch keeps for later back to the device, so that what is free is seen."""
+    if compute.device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def _too_large(group: int) -> str:
+    return (
+        f"memory does not hold one BatchNorm group of {group} samples: try --set train.bn_group={max(2, group // 2)} "
+        "(which changes its statistics), or a smaller --image-size"
+    )
 
 
 def _free_bytes(compute: Compute) -> int:

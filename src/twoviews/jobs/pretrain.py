@@ -11,7 +11,7 @@ from twoviews import distributed
 from twoviews.config import make_recipe, parse_assignment
 from twoviews.data.corpus import write_manifest, write_rejected
 from twoviews.data.source import Spec
-from twoviews.jobs.preflight import fitting_micro_batch, measure, peak_memory_gb
+from twoviews.jobs.preflight import fitting_micro_batch, measure, peak_memory_gb, told_what_fits
 from twoviews.jobs.prepare import (
     AUTO,
     assemble,
@@ -112,14 +112,15 @@ def pretrain(
         write_rejected(run.rejected, corpus)
         contact_sheet(some_samples(corpus), job.views, seed=config.train.seed).save(run.views)
 
+    # Pre-flight: memory and speed, on a copy that is thrown away, so that the run itself starts untouched.
     minutes = config.train.minutes
-    # Pre-flight: memory and speed and memory on a copy that is thrown away, so that the run itself starts untouched.
     steps_per_epoch = len(corpus) // required(config.train.batch_size)
     if config.train.micro_batch == AUTO:
         job = job.with_plan(micro_batch=fitting_micro_batch(job, corpus, narrator=narrator))
-    seconds_a_step, seconds_evaluating = measure(
-        job, corpus, evaluators, FORECAST_SECONDS if minutes is None else BUDGET_SECONDS
-    )
+    with told_what_fits(job):
+        seconds_a_step, seconds_evaluating = measure(
+            job, corpus, evaluators, FORECAST_SECONDS if minutes is None else BUDGET_SECONDS
+        )
     if minutes is not None:
         left = minutes * 60 * (1 - RESERVE) - (time.monotonic() - began) - seconds_evaluating
         steps = distributed.agreed(max(1, int(left / seconds_a_step)))

@@ -1,13 +1,15 @@
 """From an interrupted run to a finished one."""
 
 from pathlib import Path
+from typing import Literal
 
 from torch import nn
 
 from twoviews import distributed
 from twoviews.config import make_recipe
 from twoviews.errors import RefusedError, UsageError
-from twoviews.jobs.prepare import assemble, evaluators_of, required
+from twoviews.jobs.preflight import fitting_micro_batch
+from twoviews.jobs.prepare import AUTO, assemble, decide_batch, evaluators_of, required
 from twoviews.jobs.training import facts_of, finish, load_shared
 from twoviews.narrate import Narrator
 from twoviews.run import Run
@@ -21,13 +23,15 @@ def resume(
     path: str | Path,
     *,
     anyway: bool = False,
+    micro_batch: int | Literal["auto"] | None = None,
     encoder: nn.Module | None = None,
     narrator: Narrator | None = None,
 ) -> Run:
     """Continue an interrupted run from its newest whole checkpoint, to the same bytes on the same kind of machine.
 
     Raises `RefusedError` when data, threads, precision or versions differ from those recorded; `anyway` goes on without
-    the promise, though never on other data. A run that is finished is returned as it is.
+    the promise, though never on other data. A run that is finished is returned as it is. `micro_batch`: as in
+    `pretrain`, for another memory.
     """
     narrator = narrator or Narrator()
     run = Run(path)
@@ -42,7 +46,7 @@ def resume(
             f"{run.path} trains your own module {info['custom_encoder']}: continue it from Python with "
             "twoviews.resume(path, encoder=module)"
         )
-    config = make_recipe(run.settings(), origin=str(run.config))
+    config = make_recipe(run.settings(), {"train": {"micro_batch": micro_batch}}, origin=str(run.config))
     distributed.join()
     corpora = {}
     for name in ("data", "probe_data"):
@@ -59,9 +63,13 @@ def resume(
             f"{config.data.source} has changed since {run.path} began ({info['data']['count']} images then, "
             f"{len(corpus)} now): start a new run"
         )
+    decide_batch(config, len(corpus), asked=True, narrator=narrator)  # whether these processes can share it
     job = assemble(config, corpus, encoder=encoder, narrator=narrator).with_plan(steps=info["steps"])
+    if config.train.micro_batch == AUTO:
+        job = job.with_plan(micro_batch=fitting_micro_batch(job, corpus, narrator=narrator))
     facts = facts_of(job, corpus, narrator)
-    differences = [f"{k} was {info[k]} and is {facts[k]}" for k in PROMISE if info[k] != facts[k]]
+    recorded = {"processes": 1, **info}  # runs of before there were several
+    differences = [f"{k} was {recorded[k]} and is {facts[k]}" for k in PROMISE if recorded[k] != facts[k]]
     if differences and not anyway:
         raise RefusedError(
             f"the same bytes cannot be promised: {'; '.join(differences)}. "

@@ -13,7 +13,7 @@ from twoviews.data.corpus import Corpus, load_corpus
 from twoviews.data.source import Spec
 from twoviews.encoders import save_encoder
 from twoviews.errors import NotFiniteError, TwoviewsError
-from twoviews.jobs.preflight import peak_memory_gb
+from twoviews.jobs.preflight import peak_memory_gb, told_what_fits
 from twoviews.jobs.prepare import (
     Job,
 )
@@ -22,20 +22,25 @@ from twoviews.run import Run
 from twoviews.training.checkpoint import sha256_file
 from twoviews.training.loop import Evaluator, train
 
+EACH_ITS_OWN = 256 * 2**20
+"""Bytes up to which each process of a machine holds decoded data of its own; above, they share one file."""
+
 
 def load_shared(
     data: Spec, cache_side: int | None, *, channels: int | None, download: bool = False, narrator: Narrator
 ) -> Corpus:
     """The decoded data; processes of one machine share a memory-mapped copy, which the first of them makes."""
     with distributed.one_before_others():
-        return load_corpus(
+        corpus = load_corpus(
             data,
             cache_side=cache_side,
             channels=channels,
             download=download,
-            memory_limit=0 if distributed.local_size() > 1 else None,
+            memory_limit=EACH_ITS_OWN if distributed.local_size() > 1 else None,
             narrator=narrator,
         )
+    distributed.require_equal(f"{len(corpus)} images, fingerprint {corpus.fingerprint[:16]}", f"content of {data}")
+    return corpus
 
 
 def facts_of(job: Job, corpus: Corpus, narrator: Narrator) -> dict[str, Any]:
@@ -90,20 +95,25 @@ def finish(
     def seconds() -> float:
         return round(spent + time.monotonic() - began, 1)
 
+    alike = (start, job.compute.device.type, job.compute.precision, torch.__version__)
+    distributed.require_equal(list(alike), "starting step, device, precision or torch")
     try:
-        skipped = train(
-            job.method,
-            job.optimizer,
-            job.views,
-            corpus,
-            plan=job.plan,
-            compute=job.compute,
-            run=run,
-            start=start,
-            facts={"skipped": skipped},
-            evaluators=evaluators,
-            narrator=narrator,
-        )
+        with told_what_fits(job):
+            skipped = train(
+                job.method,
+                job.optimizer,
+                job.views,
+                corpus,
+                plan=job.plan,
+                compute=job.compute,
+                run=run,
+                start=start,
+                facts={"skipped": skipped},
+                evaluators=evaluators,
+                narrator=narrator,
+            )
+        # By then a method that draws by itself, or a fault, would have led the processes apart.
+        distributed.require_equal(float(sum(p.detach().double().sum() for p in job.method.parameters())), "weights")
     except TwoviewsError as error:
         if main:
             status = "not finite" if isinstance(error, NotFiniteError) else "interrupted"

@@ -25,6 +25,9 @@ TILE = 1024
 
 GPU_TILE = 4096
 
+PER_PROCESS, SMALLEST = 8, 128
+"""Where processes share the tiles: about so many of the whole matrix for each, and no smaller than so many rows."""
+
 _SHARED_SHIFT_FROM = 1 / 40
 """From this temperature on, exp((s - 1) / T) >= exp(-80) is a normal float32, so one shift serves all rows."""
 
@@ -103,7 +106,9 @@ class _Between(torch.autograd.Function):
             else:
                 work.add(s, (1, total[r], top[r]))
         lse, top = work.finish(total, top)
-        column_lse, column_top = work.finish(column_total, column_top)
+        column_lse = column_top.clone()  # -inf
+        if columns:
+            column_lse, column_top = work.finish(column_total, column_top)
         ctx.save_for_backward(x, y, lse, column_lse)
         ctx.mark_non_differentiable(top, column_top)
         return lse, column_lse, top, column_top
@@ -141,6 +146,9 @@ class _Tiles:
         self._shared = temperature >= _SHARED_SHIFT_FROM
         self._shift = 1 / temperature if self._shared else 0.0
         self._rows = TILE if x.device.type == "cpu" else GPU_TILE
+        if share[1] > 1:  # some tiles for each process
+            parts = math.ceil(math.sqrt(PER_PROCESS * share[1]))
+            self._rows = min(self._rows, max(SMALLEST, math.ceil(max(len(x), len(y)) / parts)))
 
     def all(self) -> Iterator[tuple[slice, slice, Tensor]]:
         """(rows, columns, s): s, less the shift, is -inf where left out and is overwritten by the next."""

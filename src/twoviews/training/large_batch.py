@@ -14,8 +14,8 @@ groups, kept graph and processes are ours.
 """
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -81,14 +81,12 @@ def accumulate_gradients(
             out: Projections = project(views)
             return out
 
-    # Projections and targets of every group
-    graphs: dict[int, Projections] = {}
-    parts: list[Projections] = []
-    constants: list[Projections] = []
-    norms = _RunningStatistics(method)
-    with norms.moving(len(groups)) as move:
+    with torch.random.fork_rng(devices=_gpus(method)), _RunningStatistics(method) as norms:
+        # Projections and targets of every group
+        graphs: dict[int, Projections] = {}
+        parts: list[Projections] = []
+        constants: list[Projections] = []
         for index, rows in enumerate(groups):
-            move(index)
             views = load_views(rows)
             with torch.set_grad_enabled(rows.stop <= kept):
                 out = projected(index, views)
@@ -97,19 +95,20 @@ def accumulate_gradients(
             parts.append({name: tensor.detach() for name, tensor in out.items()})
             with torch.no_grad(), autocast():
                 constants.append(method.targets(views))
+            norms.note()
             del views, out
 
-    # One comparison of all samples
-    leaves = {name: tensor.requires_grad_() for name, tensor in _join(parts).items()}
-    targets = _join(constants)
-    every_label = None if labels is None else distributed.gather(labels)
-    with distributed.divided():
-        step = method.compare({**leaves, **targets}, every_label)
-    step.loss.backward()
+        # One comparison of all samples
+        leaves = {name: tensor.requires_grad_() for name, tensor in _join(parts).items()}
+        targets = _join(constants)
+        every_label = None if labels is None else distributed.gather(labels)
+        torch.manual_seed(_mixed(seed, -1))  # the same in every process
+        with distributed.divided():
+            step = method.compare({**leaves, **targets}, every_label)
+        step.loss.backward()
 
-    # On into the weights
-    offset = distributed.rank() * count
-    with norms.still():
+        # On into the weights
+        offset = distributed.rank() * count
         for index, rows in enumerate(groups):
             graph = graphs.pop(index, None)
             if graph is None:
@@ -119,15 +118,20 @@ def accumulate_gradients(
             names = [name for name in grads if graph[name].requires_grad]
             torch.autograd.backward([graph[n] for n in names], [grads[n].to(graph[n].dtype) for n in names])
             del graph
-    norms.share()
-    distributed.sum_([p.grad for p in method.parameters() if p.grad is not None])
+    distributed.sum_gradients_(method.parameters())
     gathered = {**{name: leaf.detach() for name, leaf in leaves.items()}, **targets}
-    return Accumulated(Step(step.loss.detach(), step.metrics), gathered)
+    metrics = {name: value.detach() for name, value in step.metrics.items()}
+    return Accumulated(Step(step.loss.detach(), metrics), gathered)
 
 
 def _mixed(seed: int, group: int) -> int:
     """Sums of small numbers would give group 1 of one step the dropout of group 0 of the next."""
     return int.from_bytes(hashlib.blake2b(f"{seed} {group}".encode(), digest_size=8).digest(), "little")
+
+
+def _gpus(method: Method) -> list[int]:
+    """Whose generators dropout draws from, beside the CPU's."""
+    return sorted({p.device.index or 0 for p in method.parameters() if p.device.type == "cuda"})
 
 
 def _join(parts: Sequence[Projections]) -> dict[str, Tensor]:
@@ -140,55 +144,55 @@ def _join(parts: Sequence[Projections]) -> dict[str, Tensor]:
 
 
 class _RunningStatistics:
-    """BatchNorm's running statistics, moved once a step by the mean over all groups of all processes."""
+    """BatchNorm's running statistics, moved once a step: (1 - m) old + m (mean over all groups of all processes).
+
+    Inside the context every layer has momentum 1, so that its buffers show the statistics of the group that went
+    through last; `note` adds them up. A momentum of None is torch's cumulative mean over steps. The buffers get their
+    new values at the end: a graph wants them untouched until its backward pass.
+    """
 
     def __init__(self, method: Method) -> None:
-        self._momenta = {
-            m: m.momentum
-            for m in method.modules()
-            if isinstance(m, _BatchNorm) and m.training and m.track_running_stats and m.momentum is not None
-        }
-
-    @contextmanager
-    def moving(self, groups: int) -> Iterator[Callable[[int], None]]:
-        """Inside, call with i before group i is projected.
-
-        With momentum m, group i of G moves them by a_i = (m / G) / (1 - (G - 1 - i) m / G), which gives all groups
-        the same weight in the end: (1 - m) old + m (mean over the groups).
-        """
-
-        def move(index: int) -> None:
-            for norm, momentum in self._momenta.items():
-                share = momentum / groups
-                norm.momentum = share / (1 - (groups - 1 - index) * share)
-
-        try:
-            yield move
-        finally:
-            for norm, momentum in self._momenta.items():
-                norm.momentum = momentum
-        for norm in self._momenta:
-            if norm.num_batches_tracked is not None:
-                norm.num_batches_tracked.sub_(groups - 1)
-
-    @contextmanager
-    def still(self) -> Iterator[None]:
-        """Inside, projecting again moves nothing."""
-        kept = [
-            (buffer, buffer.clone())
-            for norm in self._momenta
-            for buffer in (norm.running_mean, norm.running_var, norm.num_batches_tracked)
-            if buffer is not None
+        self._norms = [
+            m for m in method.modules() if isinstance(m, _BatchNorm) and m.training and m.running_mean is not None
         ]
-        yield
-        for buffer, before in kept:
-            buffer.copy_(before)
+        self._momenta = [norm.momentum for norm in self._norms]
+        self._old = [[b.clone() for b in norm.buffers(recurse=False)] for norm in self._norms]
+        self._sums: list[Tensor] = []
+        self._groups = 0
 
-    def share(self) -> None:
-        """The mean over the processes: statistics are linear in those of the groups, so it is that of all groups.
+    def __enter__(self) -> "_RunningStatistics":
+        for norm in self._norms:
+            norm.momentum = 1.0
+        return self
 
-        Not before the last backward pass, which wants the buffers as the forward pass saw them.
-        """
-        distributed.sum_(
-            [b for norm in self._momenta for b in (norm.running_mean, norm.running_var) if b is not None], mean=True
-        )
+    def note(self) -> None:
+        """A group went through."""
+        shown = [b for norm in self._norms for b in _statistics(norm)]
+        if self._groups == 0:
+            self._sums = [b.clone() for b in shown]
+        elif shown:
+            torch._foreach_add_(self._sums, shown)
+        self._groups += 1
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        for norm, momentum, old in zip(self._norms, self._momenta, self._old, strict=True):
+            norm.momentum = momentum
+            for buffer, before in zip(norm.buffers(recurse=False), old, strict=True):
+                buffer.copy_(before)
+        if kind is not None or not self._sums:
+            return
+        distributed.sum_(self._sums, mean=True)
+        sums = iter(self._sums)
+        for norm in self._norms:
+            share: Tensor | float = norm.momentum if norm.momentum is not None else 0.0
+            if norm.num_batches_tracked is not None:
+                norm.num_batches_tracked.add_(1)
+                share = 1 / norm.num_batches_tracked if norm.momentum is None else share
+            for buffer in _statistics(norm):
+                buffer.copy_((1 - share) * buffer + share * (next(sums) / self._groups))
+
+
+def _statistics(norm: _BatchNorm) -> tuple[Tensor, Tensor]:
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    return norm.running_mean, norm.running_var

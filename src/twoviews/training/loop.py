@@ -109,6 +109,7 @@ def train_step(
                 buffer.copy_(before)
         return None
     optimizer.step()
+    torch.manual_seed((plan.seed << 32) + step)  # random choices there: the same in every process and after a resume
     method.after_step(done.projections, (step + 1) / plan.steps)
     return {"loss": done.step.loss, "grad_norm": grad_norm, **done.step.metrics}
 
@@ -261,19 +262,23 @@ class MetricsLog:
 
 
 class StopSignals:
-    """Whether SIGINT or SIGTERM arrived; a second SIGINT stops at once."""
+    """Whether SIGINT or SIGTERM arrived; a second SIGINT stops at once.
+
+    `arrived`: in this process, at any moment. `received`: in any process, as agreed after a step; the loop acts on it.
+    """
 
     def __init__(self) -> None:
+        self.arrived: int | None = None
         self.received: int | None = None
 
     def agree(self) -> None:
         """A signal to one process is one to all, after the same step."""
-        self.received = int(distributed.largest(self.received or 0)) or None
+        self.received = int(distributed.largest(self.arrived or 0)) or None
 
     def handle(self, number: int, _frame: FrameType | None) -> None:
-        if self.received == signal.SIGINT and number == signal.SIGINT:
+        if self.arrived == signal.SIGINT and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.received = number
+        self.arrived = number
 
     def as_error(self, text: str) -> TwoviewsError:
         return Interrupted(f"interrupted, {text}") if self.received == signal.SIGINT else Terminated(text)
