@@ -39,13 +39,13 @@ def draw(folder: Path, *names: str) -> Path:
 
 @pytest.fixture
 def no_training(monkeypatch: pytest.MonkeyPatch) -> None:
-    from twoviews.jobs import pretrain
+    from twoviews.jobs import pretrain, training
 
     def reached(*_: Any, **__: Any) -> None:
         pytest.fail("training was reached")
 
     monkeypatch.setattr(pretrain, "measure", reached)
-    monkeypatch.setattr(pretrain, "train", reached)
+    monkeypatch.setattr(training, "train", reached)
 
 
 pytestmark = pytest.mark.usefixtures("no_training")
@@ -336,9 +336,11 @@ class TestExhausted:
     def test_not_finite(
         self, place: Any, twoviews: Command, tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        from twoviews.jobs import pretrain
+        from twoviews.jobs import pretrain, training
+        from twoviews.training.loop import train
 
         monkeypatch.setattr(pretrain, "measure", lambda *_: (0.01, 0.0))
+        monkeypatch.setattr(training, "train", train)
         options = ["--out", tmp_path / "out", "--encoder", "convnet_tiny", "--batch-size", 16, "--epochs", 5, *tiny]
         settings = ["--set", "optim.lr=1e30", "--set", "optim.name=sgd", "--set", "optim.warmup=0"]
         outcome = twoviews("pretrain", place.train, *options, *settings)

@@ -14,18 +14,18 @@ from twoviews.cli.parser import build_parser
 FROZEN = """
 check DATA --download --json --quiet
 demo --json --out --overwrite --quiet
-embed RUN DATA --download --json --out* --overwrite --quiet
+embed RUN DATA --devices --download --json --out* --overwrite --quiet
 encoders --json --quiet
-evaluate RUN --arms --download --json --labels-per-class --minutes --quiet --seeds --test* --train* --val
+evaluate RUN --arms --devices --download --json --labels-per-class --minutes --quiet --seeds --test* --train* --val
 methods --json --quiet
 predict RUN DATA --download --json --quiet
-pretrain DATA --batch-size --download --encoder --epochs --image-size --init --json --minutes --out* --overwrite \
---probe-data --quiet --recipe --seed --set
+pretrain DATA --batch-size --devices --download --encoder --epochs --image-size --init --json \
+--micro-batch --minutes --out* --overwrite --probe-data --quiet --recipe --seed --set
 recipes [show NAME] --json --quiet
 report RUN --json --out --quiet
-resume RUN --anyway --json --quiet
-run DATA --arms --batch-size --download --encoder --epochs --image-size --init --json --labels-per-class --minutes \
---out* --overwrite --probe-data --quiet --recipe --seed --seeds --set --test* --train* --val
+resume RUN --anyway --devices --json --micro-batch --quiet
+run DATA --arms --batch-size --devices --download --encoder --epochs --image-size --init --json --labels-per-class \
+--micro-batch --minutes --out* --overwrite --probe-data --quiet --recipe --seed --seeds --set --test* --train* --val
 views DATA --download --image-size --json --out* --quiet --recipe --seed
 """
 
