@@ -28,7 +28,7 @@ endif
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test test-slow check lint types lock clean FORCE
+.PHONY: help install demo test test-slow test-gpu check lint types lock clean FORCE
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r name what; do printf '%-10s %s\n' "$$name" "$$what"; done
@@ -65,6 +65,9 @@ test: $(STAMP)  ## the fast tests
 
 test-slow: $(STAMP)  ## the tests that take minutes
 	$(BIN)/python -m pytest -m 'slow and not gpu and not network'
+
+test-gpu: $(STAMP)  ## the tests that need CUDA
+	$(BIN)/python -m pytest -m gpu
 
 check: lint types  ## what CI demands besides the tests: lint, format, types
 
