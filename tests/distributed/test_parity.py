@@ -76,3 +76,13 @@ def test_the_cases_train(worker: ModuleType) -> None:
     for key, tensor in method.state_dict().items():
         assert not torch.equal(tensor, before[key]), key
     assert len(set(found["losses"].tolist())) > case["steps"]
+
+
+def test_the_loss_in_a_loop_under_distributed_data_parallel(worker: ModuleType, computed: Path) -> None:
+    alone = worker.own_loop()
+    for rank in (0, 1):
+        together = load_file(computed / f"own_loop.{rank}.safetensors")
+        assert together.keys() == alone.keys()
+        for key, tensor in alone.items():
+            assert tensor.norm() > 0, key
+            assert difference(tensor, together[key]) < 1e-10, key

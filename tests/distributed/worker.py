@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from twoviews import distributed
-from twoviews.losses import queue_info_nce_with_accuracy
+from twoviews.losses import NTXentLoss, queue_info_nce_with_accuracy
 from twoviews.methods import Method, Projections, SimCLR, Step
 from twoviews.training.large_batch import accumulate_gradients
 from twoviews.training.optim import build_optimizer, parameter_groups
@@ -256,6 +256,26 @@ CASES: dict[str, dict[str, Any]] = {
 }
 
 
+def own_loop() -> dict[str, Tensor]:
+    """The loss in a loop of one's own: under DistributedDataParallel, or alone on the whole batch."""
+    torch.manual_seed(0)
+    model: nn.Module = nn.Linear(12, 8).double()
+    data = torch.randn(2, 14, 12, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    if distributed.size() > 1:
+        model = nn.parallel.DistributedDataParallel(model)
+    count = 14 // distributed.size()
+    mine = data[:, distributed.rank() * count :][:, :count]
+    found: dict[str, Tensor] = {}
+    for temperature in (0.01, 0.5):
+        model.zero_grad()
+        z_a, z_b = model(mine.flatten(0, 1)).chunk(2)
+        loss = NTXentLoss(temperature, gather_distributed=True)(z_a, z_b)
+        loss.backward()
+        found[f"loss.{temperature}"] = loss.detach()
+        found |= {f"{n.removeprefix('module.')}.{temperature}": p.grad.clone() for n, p in model.named_parameters()}
+    return found
+
+
 def main() -> None:
     out = Path(sys.argv[1])
     distributed.join()
@@ -265,6 +285,7 @@ def main() -> None:
         save_file(found, out / f"{name}.{distributed.rank()}.safetensors")
         cut, _ = train(case, micro_batch=case["bn_group"])
         save_file(cut, out / f"{name}.cut.{distributed.rank()}.safetensors")
+    save_file(own_loop(), out / f"own_loop.{distributed.rank()}.safetensors")
     distributed.barrier()
 
 

@@ -318,3 +318,13 @@ def test_the_report_needs_no_torch() -> None:
     code = f"import sys; sys.path[:0] = {sys.path!r}; import twoviews.report; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
+
+
+def test_how_the_batch_was_shared_out() -> None:
+    from twoviews.report.parts import Info
+
+    assert Info(batch_size=4096, bn_group=256, micro_batch=512, processes=2).batch_in_words() == (
+        "4,096 samples, BatchNorm groups of 256, micro-batches of 512, 2 processes"
+    )
+    assert Info(batch_size=64, processes=1).batch_in_words() == "64 samples"
+    assert Info().batch_in_words() == ""

@@ -226,6 +226,7 @@ def _provenance(info: Info) -> list[tuple[str, str]]:
         ("Data fingerprint", _said(data.get("fingerprint"))),
         ("sha256 of the encoder", info.encoder_sha256 or ""),
         ("Seed", _said(info.seed)),
+        ("Batch", info.batch_in_words()),
         ("Hardware", machine),
         ("Threads, precision", ", ".join(_said(v) for v in (info.threads, info.precision) if v is not None)),
         (

@@ -50,11 +50,24 @@ class Info(Part):
     steps: int | None = None
     epochs: Number = None
     batch_size: int | None = None
+    bn_group: int | None = None
+    micro_batch: int | None = None
+    processes: int | None = None
     seconds: Number = None
     images_per_second: Number = None
     encoder_sha256: str | None = None
     chance_loss: Number = None
     decisions: dict[str, Decision] = {}
+
+    def batch_in_words(self) -> str:
+        """How a step's samples were shared out."""
+        parts = (
+            f"{self.batch_size:,} samples" if self.batch_size else "",
+            f"BatchNorm groups of {self.bn_group:,}" if self.bn_group else "",
+            f"micro-batches of {self.micro_batch:,}" if self.micro_batch else "",
+            f"{self.processes:,} processes" if (self.processes or 1) > 1 else "",
+        )
+        return ", ".join(part for part in parts if part)
 
 
 class Metric(Part):
