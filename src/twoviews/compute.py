@@ -66,9 +66,15 @@ def choose_compute(*, device: str, precision: str, threads: int | None, narrator
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise UsageError(f"device {device!r} cannot be used: {reason}; try --set train.device=cpu") from None
+    processes = distributed.local_size()
+    fitting = max(1, available_cores() // processes)
+    shared = f"the cores, shared by {processes} processes"
     if threads is None:
-        threads = max(1, available_cores() // distributed.local_size())
-        narrator.chose("threads", threads, "one a core that this process may use")
+        threads = fitting
+        narrator.chose("threads", threads, "one a core that this process may use" if processes == 1 else shared)
+    elif processes > 1 and threads > fitting:  # more would make every process wait
+        threads = fitting
+        narrator.chose("threads", threads, shared)
     torch.set_num_threads(threads)
     if precision == "auto":
         bf16, reason = _bf16_pays(target)

@@ -81,6 +81,8 @@ def unknown_name(what: str, name: str, known: Iterable[str]) -> UsageError:
     unknown encoder 'resnet81': did you mean 'resnet18'?
     """
     names = sorted(known)
+    if not names:
+        return UsageError(f"unknown {what} {name!r}: there is none")
     near = get_close_matches(name, names, n=1, cutoff=0.5)
     if near:
         return UsageError(f"unknown {what} {name!r}: did you mean {near[0]!r}?")

@@ -560,3 +560,9 @@ def test_sets_that_are_not_there_say_how_to_get_them(
     name = spec.partition(":")[0]
     with pytest.raises(DataError, match=rf"{name} is not .* in 'data': name its folder as {name}@FOLDER.*--download"):
         open_source(spec)
+
+
+def test_a_split_of_a_folder_without_folders(tmp_path: Path) -> None:
+    (tmp_path / "a.png").touch()
+    with pytest.raises(UsageError, match=r"unknown sub-folder of '.*' 'train': there is none"):
+        open_source(f"{tmp_path}:train")
