@@ -1,10 +1,13 @@
 """What every test gets: few threads, and no network."""
 
+import importlib.util
 import ipaddress
 import os
 import socket
 import sys
 from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -83,3 +86,15 @@ def no_network(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(socket.socket, "connect_ex", guarded_connect_ex)
     monkeypatch.setattr(socket.socket, "sendto", guarded_sendto)
     monkeypatch.setattr(socket, "getaddrinfo", guarded_getaddrinfo)
+
+
+@pytest.fixture(scope="session")
+def worker() -> ModuleType:
+    """What each process of `tests/distributed` runs: small networks, methods and cases, for use in this process."""
+    path = Path(__file__).parent / "distributed" / "worker.py"
+    spec = importlib.util.spec_from_file_location("worker", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

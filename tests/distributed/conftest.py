@@ -1,27 +1,14 @@
 """Starts processes that train together, and reads what they leave."""
 
-import importlib.util
 import os
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
 WORKER = Path(__file__).with_name("worker.py")
-
-
-@pytest.fixture(scope="session")
-def worker() -> ModuleType:
-    """The module that the processes run, for doing the same in this one."""
-    spec = importlib.util.spec_from_file_location("worker", WORKER)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 Processes = list[subprocess.Popen[str]]

@@ -19,6 +19,8 @@ NAMES = (
     "momentum-batch-16-float64",
     "plain-batch-16-float64",
     "plain-group-16-float32",
+    "own_method-batch-16-float64",
+    "own_method-batch-32-float32",
     "chance-batch-cumulative-16-float64",
     "simclr-skipping-16-float64",
 )

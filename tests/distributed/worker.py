@@ -1,5 +1,6 @@
 """What every process of a test does; also imported by the tests, which do it in one process."""
 
+import runpy
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from twoviews import distributed
 from twoviews.losses import NTXentLoss, queue_info_nce_with_accuracy
-from twoviews.methods import Method, Projections, SimCLR, Step
+from twoviews.methods import METHODS, Method, Projections, SimCLR, Step
 from twoviews.training.large_batch import accumulate_gradients
 from twoviews.training.optim import build_optimizer, parameter_groups
 
@@ -160,6 +161,11 @@ def make(method: str, encoder: str, dtype: torch.dtype, *, temperature: float = 
         return Momentum(built[0], built[1]).to(dtype)
     if method == "plain":
         return Plain(built[0]).to(dtype)
+    if method == "own_method":  # the example, as a user would have written it
+        example = runpy.run_path(str(Path(__file__).parents[2] / "examples" / "own_method.py"))
+        METHODS.pop("spectral")
+        spectral: Method = example["Spectral"](built[0], projector_dim=12)
+        return spectral.to(dtype)
     if method == "chance":
         return Chance(built[0]).to(dtype)
     return SimCLR(built[0], temperature=temperature, projector_dim=12).to(dtype)
@@ -241,6 +247,8 @@ CASES: dict[str, dict[str, Any]] = {
         ("momentum", "batch", 16, 4, "float64", 20),
         ("plain", "batch", 16, 8, "float64", 20),
         ("plain", "group", 16, 8, "float32", 1),
+        ("own_method", "batch", 16, 4, "float64", 20),
+        ("own_method", "batch", 32, 8, "float32", 1),
         ("chance", "batch-cumulative", 16, 4, "float64", 5),
         ("simclr", "skipping", 16, 8, "float64", 5),
     )

@@ -1,7 +1,6 @@
 """Chunks and cached gradients against the graph of the whole batch, made in the plainest way."""
 
-import importlib.util
-from pathlib import Path
+import importlib
 from types import ModuleType
 from typing import Any
 
@@ -14,18 +13,6 @@ from twoviews.training.large_batch import accumulate_gradients
 from twoviews.training.optim import build_optimizer, parameter_groups
 
 BATCH, CHUNK = 1024, 64
-
-
-@pytest.fixture(scope="module")
-def worker() -> ModuleType:
-    """Networks and methods of the two-process tests."""
-    path = Path(__file__).parents[1] / "distributed" / "worker.py"
-    spec = importlib.util.spec_from_file_location("worker", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def one_shot(method: Method, views: list[Tensor], *, seed: int) -> Tensor:
@@ -69,6 +56,7 @@ PAIRS = [
     ("simclr", "batch-dropout"),
     ("momentum", "batch"),
     ("plain", "group"),
+    ("own_method", "batch"),
     ("chance", "batch-cumulative"),
 ]
 
