@@ -6,6 +6,7 @@ import pytest
 from twoviews.errors import DataError, UsageError
 from twoviews.evaluation.features import Embeddings
 from twoviews.evaluation.gallery import build_gallery
+from twoviews.views.shown import visible_rgb
 
 
 def make(n, *, d=6, classes=3, unlabelled=0, side=8, channels=3, seed=0):
@@ -118,6 +119,18 @@ def test_tiny_samples_grow_in_blocks_and_large_ones_are_smoothed():
     assert np.abs(np.asarray(sprite).astype(int) - 127).max() < 20
 
 
+@pytest.mark.parametrize("channels", [1, 2, 3, 4, 13, 32])
+def test_thumbnails_of_any_number_of_channels(channels):
+    _, e = make(4)
+    values = np.random.default_rng(channels).integers(0, 256, (4, 8, 8, channels), dtype=np.uint8)
+    _, sprite = build_gallery(values, e, tile=8, columns=2, seed=0)
+    assert sprite.mode == ("L" if channels == 1 else "RGB")
+    seen = np.asarray(sprite.convert("RGB"))
+    for i, picture in enumerate(values):
+        tile = seen[i // 2 * 8 : i // 2 * 8 + 8, i % 2 * 8 : i % 2 * 8 + 8]
+        assert np.array_equal(tile, visible_rgb(picture))
+
+
 def test_a_sample_that_is_not_square_keeps_its_shape():
     _, e = make(1)
     _, sprite = build_gallery(np.full((1, 10, 20, 3), 255, np.uint8), e, tile=40, columns=1, seed=0)
@@ -129,7 +142,8 @@ def test_a_sample_that_is_not_square_keeps_its_shape():
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"values": np.zeros((12, 8, 8, 4), np.uint8)}, UsageError, r"\(12, 8, 8, 4\) uint8"),
+        ({"values": np.zeros((12, 8, 8, 33), np.uint8)}, UsageError, r"1 to 32 channels, got \(12, 8, 8, 33\) uint8"),
+        ({"values": np.zeros((12, 8, 8, 0), np.uint8)}, UsageError, r"\(12, 8, 8, 0\) uint8"),
         ({"values": np.zeros((12, 8, 8, 3))}, UsageError, "float64"),
         ({"values": np.zeros((11, 8, 8, 3), np.uint8)}, UsageError, "12 vectors, 11 values"),
         ({"predicted": np.zeros(3, int)}, UsageError, r"predictions: \(3,\)"),

@@ -42,7 +42,7 @@ def make_draws(n: int, *, seed: int = 0) -> Draws:
 
 
 @pytest.mark.parametrize("name", POLICIES)
-@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("channels", [1, 2, 3, 13])
 @pytest.mark.parametrize(
     ("height", "width", "side"), [(20, 20, 16), (9, 14, 21), (8, 8, 8), (1, 1, 1), (2, 3, 2), (40, 40, 7)]
 )
@@ -78,7 +78,7 @@ def test_same_key_same_bytes_other_key_other_bytes(name: str) -> None:
         assert bool(same.all()) == (name == "none")
 
 
-@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("channels", [1, 3, 5])
 @pytest.mark.parametrize("name", POLICIES)
 def test_views_do_not_depend_on_chunks(name: str, channels: int, monkeypatch: pytest.MonkeyPatch) -> None:
     batch, views = make_batch(13, height=21, width=19, channels=channels), make_views(name, side=17)
@@ -201,6 +201,8 @@ def test_distribution_of_colour_factors() -> None:
         (ops.RandomGrayscale(0.2), 0.2),
         (ops.GaussianBlur(sigma=(1.0, 2.0)), 0.5),
         (ops.Solarize(probability=0.3), 0.3),
+        (ops.BandJitter(probability=0.6), 0.6),
+        (ops.QuarterTurn(), 7 / 8),
     ],
     ids=lambda value: type(value).__name__,
 )
@@ -289,12 +291,12 @@ def test_bad_arguments() -> None:
         find_policy("simcrl")
     with pytest.raises(UsageError, match="image size must be at least 1 pixel, not 0"):
         make_views("none", side=0)
-    with pytest.raises(UsageError, match="mean must have 1 or 3 numbers, not 2"):
-        Views(POLICIES["none"], image_size=8, mean=(0.5, 0.5), std=(1.0,))
+    with pytest.raises(UsageError, match="mean must have 1 to 32 numbers, one a channel, not 33"):
+        Views(POLICIES["none"], image_size=8, mean=(0.5,) * 33, std=(1.0,))
     with pytest.raises(UsageError, match="std must be above 0"):
         Views(POLICIES["none"], image_size=8, mean=(0.5,), std=(0.0,))
     batch = make_batch()
-    with pytest.raises(UsageError, match=r"uint8 images \(B, H, W, 1 or 3\), not of torch.float32"):
+    with pytest.raises(UsageError, match=r"uint8 images \(B, H, W, C\) of 1 to 32 channels, not of torch.float32"):
         make_views("none")(replace(batch, values=batch.values.float()), seed=0, epoch=0, views=(0,))
 
 

@@ -7,6 +7,7 @@ import torch
 from twoviews.errors import UsageError
 from twoviews.views.policies import POLICIES, Views
 from twoviews.views.sheet import contact_sheet
+from twoviews.views.shown import visible_rgb
 
 
 def make_batch(n: int, *, side: int, channels: int, size: tuple[int, int] | None = None) -> SimpleNamespace:
@@ -22,15 +23,22 @@ def make_views(name: str, side: int) -> Views:
     return Views(POLICIES[name], image_size=side, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 
 
-@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("channels", [1, 2, 3, 13])
 def test_tiny_images_are_enlarged_pixel_by_pixel(channels: int) -> None:
     batch = make_batch(3, side=8, channels=channels)
     sheet = np.asarray(contact_sheet(batch, make_views("none", 8), seed=0, columns=3, rows=2))
     assert sheet.shape == (2 + 2 * 66, 2 + 72 + 2 * 66, 3)
-    stored = batch.values[0].expand(-1, -1, 3).numpy()
+    stored = visible_rgb(batch.values[0].numpy())
     assert np.array_equal(sheet[2 + 4 : 66 : 8, 2 + 4 : 66 : 8], stored), "the original"
     assert np.array_equal(sheet[2 + 4 : 66 : 8, 74 + 4 : 138 : 8], stored), "the view, denormalised"
     assert (sheet[:, 66:74] == 255).all(), "the gutter"
+
+
+def test_the_normalization_of_every_band_is_undone() -> None:
+    batch = make_batch(2, side=8, channels=5)
+    views = Views(POLICIES["none"], image_size=8, mean=(0.1, 0.2, 0.3, 0.4, 0.5), std=(0.5, 0.4, 0.3, 0.2, 0.1))
+    sheet = np.asarray(contact_sheet(batch, views, seed=0, columns=2, rows=1))
+    assert np.array_equal(sheet[2 + 4 : 66 : 8, 74 + 4 : 138 : 8], visible_rgb(batch.values[0].numpy()))
 
 
 def test_originals_keep_their_aspect_ratio() -> None:

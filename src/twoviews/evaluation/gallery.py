@@ -11,6 +11,7 @@ from PIL import Image
 from threadpoolctl import threadpool_limits
 
 from ..errors import UsageError
+from ..views.shown import MAX_CHANNELS, visible_rgb
 from .features import Embeddings, check_finite
 from .knn import nearest_neighbours
 
@@ -31,7 +32,8 @@ def build_gallery(
 ) -> tuple[dict[str, Any], Image.Image]:
     """The content of gallery.json and its sprite, of `count` samples drawn by `seed`.
 
-    values (N, H, W, C) uint8, C in {1, 3}, one a sample of `embeddings`; predicted (N,) into its classes.
+    values (N, H, W, C) uint8, C from 1 to 32, one a sample of `embeddings`; predicted (N,) into its classes.
+    Other than one or three channels are shown as `visible_rgb` shows them.
     Tile i lies at column i % columns, row i // columns. The dict holds tile, columns, ids, labels (-1 =
     none), classes, predicted (None without), xy in 0..1 (t-SNE of the normalised vectors; PCA below 10),
     neighbours: [{query, nearest: [{index, similarity}]}], one query a class first, never the query itself.
@@ -42,8 +44,11 @@ def build_gallery(
     >>> sprite.size, content["ids"]
     ((96, 96), ['a', 'b', 'c'])
     """
-    if values.ndim != 4 or values.dtype != np.uint8 or values.shape[3] not in (1, 3):
-        raise UsageError(f"a gallery needs values (N, H, W, 1 or 3) of uint8, got {values.shape} {values.dtype}")
+    if values.ndim != 4 or values.dtype != np.uint8 or not 1 <= values.shape[3] <= MAX_CHANNELS:
+        raise UsageError(
+            f"a gallery needs uint8 values (N, H, W, C) of 1 to {MAX_CHANNELS} channels, "
+            f"got {values.shape} {values.dtype}"
+        )
     if len(values) != len(embeddings) or (predicted is not None and predicted.shape != (len(values),)):
         got = "none" if predicted is None else str(predicted.shape)
         raise UsageError(
@@ -126,7 +131,8 @@ def _sprite(pictures: list[npt.NDArray[np.uint8]], *, tile: int, columns: int) -
     rows = -(-len(pictures) // columns)
     sprite = Image.new("L" if channels == 1 else "RGB", (columns * tile, rows * tile))
     for i, picture in enumerate(pictures):
-        thumbnail = Image.fromarray(picture[..., 0] if channels == 1 else picture).resize(size, resample)
+        shown = picture[..., 0] if channels == 1 else np.ascontiguousarray(visible_rgb(picture))
+        thumbnail = Image.fromarray(shown).resize(size, resample)
         corner = (i % columns * tile + (tile - size[0]) // 2, i // columns * tile + (tile - size[1]) // 2)
         sprite.paste(thumbnail, corner)
     return sprite

@@ -1,10 +1,11 @@
 """Colour operations with one set of parameters a sample: pure functions of images and parameters.
 
-    n  images      C  channels, 1 or 3      H, W  height and width      factors: (n,) float32
+    n  images      C  channels      H, W  height and width      factors: (n,) float32
     images: (n, C, H, W) float32 in [0, 1]; so are the results, in a new tensor
 
-Each equals torchvision's functional of the same name, image by image, in float32. Saturation, hue and
-grayscale leave images of one channel as they are, as torchvision does.
+Each equals torchvision's functional of the same name, image by image, in float32. Three channels are red, green
+and blue. Images of any other number have no colour: saturation, hue and grayscale leave them as they are, as
+torchvision does those of one channel, and everything else treats each channel as an image of its own.
 
 The code avoids comparisons, `where` and `remainder`: torch does not vectorise them on CPUs, and each costs as
 much as ten to fifty additions.
@@ -33,8 +34,8 @@ def _column(values: Tensor) -> Tensor:
 
 
 def _luma(images: Tensor, weights: tuple[float, float, float] = GREY) -> Tensor:
-    """(n, 1, H, W); the image itself, not a copy, where it has one channel."""
-    if images.shape[1] == 1:
+    """(n, 1, H, W); the images themselves, not a copy, where they are not RGB."""
+    if images.shape[1] != 3:
         return images
     grey = images[:, :1] * weights[0]
     return grey.add_(images[:, 1:2], alpha=weights[1]).add_(images[:, 2:], alpha=weights[2])
@@ -56,14 +57,14 @@ def brightness(images: Tensor, factors: Tensor) -> Tensor:
 
 
 def contrast(images: Tensor, factors: Tensor) -> Tensor:
-    """clamp(f x + (1 - f) m), m the mean grey of the image."""
+    """clamp(f x + (1 - f) m), m the mean grey of the image; of each channel where they are not RGB."""
     factors = _column(factors)
     return (images * factors).add_(_mean(_luma(images)) * (1 - factors)).clamp_(0, 1)
 
 
 def saturation(images: Tensor, factors: Tensor) -> Tensor:
     """clamp(f x + (1 - f) g), g the grey of each pixel."""
-    if images.shape[1] == 1:
+    if images.shape[1] != 3:
         return images.clone()
     factors = _column(factors)
     return (images * factors).add_(_luma(images) * (1 - factors)).clamp_(0, 1)
@@ -71,7 +72,7 @@ def saturation(images: Tensor, factors: Tensor) -> Tensor:
 
 def hue(images: Tensor, shifts: Tensor) -> Tensor:
     """Turn the hue of HSV by `shifts` turns, in [-0.5, 0.5]; value and chroma stay."""
-    return images.clone() if images.shape[1] == 1 else _turn_hue(images.clone(), shifts)
+    return images.clone() if images.shape[1] != 3 else _turn_hue(images.clone(), shifts)
 
 
 def _turn_hue(images: Tensor, shifts: Tensor) -> Tensor:
@@ -102,12 +103,17 @@ def _turn_hue(images: Tensor, shifts: Tensor) -> Tensor:
 
 def grayscale(images: Tensor) -> Tensor:
     """The grey of each pixel, in as many channels as before."""
-    return images.clone() if images.shape[1] == 1 else _luma(images).expand_as(images).contiguous()
+    return images.clone() if images.shape[1] != 3 else _luma(images).expand_as(images).contiguous()
 
 
 def solarize(images: Tensor, thresholds: Tensor) -> Tensor:
     """1 - x where x >= threshold, else x."""
     return torch.where(images >= _column(thresholds), 1 - images, images)
+
+
+def band_jitter(images: Tensor, *, gains: Tensor, offsets: Tensor) -> Tensor:
+    """clamp(g x + o) of each channel; gains, offsets: (n, C)."""
+    return (images * gains.view(*gains.shape, 1, 1)).add_(offsets.view(*offsets.shape, 1, 1)).clamp_(0, 1)
 
 
 def color_jitter(images: Tensor, *, factors: Tensor, shifts: Tensor, order: Tensor) -> Tensor:
@@ -154,7 +160,8 @@ def _jitter_sorted(
     place = place[chosen]
     slots = _slots(factors[chosen], order[chosen], place, channels=images.shape[1])
     shifts = None if shifts is None else shifts[chosen]
-    step = max(_CHUNK_PIXELS // (images.shape[2] * images.shape[3]), 1)
+    # Chunks were measured in pixels of three channels.
+    step = max(3 * _CHUNK_PIXELS // (max(images.shape[1], 3) * images.shape[2] * images.shape[3]), 1)
     scratch = torch.empty_like(images[:step])
     for start in range(0, len(chosen), step):
         part = slice(start, start + step)
@@ -176,7 +183,7 @@ def _place_of_hue(order: Tensor) -> Tensor:
 
 def _slots(factors: Tensor, order: Tensor, when: Tensor, *, channels: int) -> Tensor:
     """(n, 6, 3): for the three passes before hue and after it, f and what m takes of mean and of grey."""
-    if channels == 1:
+    if channels != 3:
         factors = torch.cat([factors[:, :2], torch.ones_like(factors[:, :1])], dim=1)
     slot = torch.arange(3, device=order.device)
     when = when.unsqueeze(1)
@@ -204,6 +211,11 @@ def _blend(images: Tensor, slots: Tensor) -> None:
     if len(images) == 0:
         return
     f, of_mean, of_grey = slots.view(-1, 3, 1, 1, 1).unbind(1)
+    if images.shape[1] not in (1, 3):
+        # No grey to blend with. torch vectorises two passes with one number a channel, not one with two.
+        mean = _mean(images).mul_(of_mean)
+        images.mul_(f).add_(mean).clamp_(0, 1)
+        return
     grey = _luma(images)
     m = (grey * of_grey).add_(_mean(grey).mul_(of_mean))
     torch.addcmul(m, images, f, out=images).clamp_(0, 1)
@@ -231,11 +243,11 @@ def color_jitter_yiq(images: Tensor, *, factors: Tensor, shifts: Tensor) -> Tens
     with luma weights that sum to 1, the four commute: brightness and contrast scale Y, I and Q, saturation
     scales I and Q, hue turns them, and contrast adds (1 - contrast) * mean Y * brightness wherever it stands.
     So every order gives the same. Another op than `color_jitter`, whose hue is HSV's: it is faster, and it keeps luma
-    where HSV keeps the largest channel.
+    where HSV keeps the largest channel. Images that are not RGB get light and contrast, channel by channel.
     """
     light = factors[:, 0] * factors[:, 1]
     lift = factors[:, 0] * (1 - factors[:, 1])
-    if images.shape[1] == 1:
+    if images.shape[1] != 3:
         return torch.addcmul(_mean(images).mul_(_column(lift)), images, _column(light)).clamp_(0, 1)
     red, green, blue = _mean(images).flatten(1).unbind(1)
     offset = (red * _YIQ[0][0] + green * _YIQ[0][1] + blue * _YIQ[0][2]) * lift

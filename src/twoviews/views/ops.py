@@ -5,6 +5,7 @@ The first op of a policy is a `Framing`, the others are `Op`s, which may overwri
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol, Self
 
 import torch
@@ -19,7 +20,7 @@ class DecodedBatch(Protocol):
 
     @property
     def values(self) -> Tensor:
-        """(B, H, W, C) uint8, C 1 or 3."""
+        """(B, H, W, C) uint8, C from 1 to 32; three channels are red, green and blue."""
 
     @property
     def sizes(self) -> Tensor:
@@ -127,6 +128,7 @@ def _jitter_factors(draws: Draws, *strengths: float) -> Tensor:
 class ColorJitter:
     """Brightness, contrast, saturation and exact HSV hue in random order, for a share of the samples.
 
+    Images of other than three channels get brightness and contrast, each channel about its own mean.
     Source: SimCLR (arXiv:2002.05709), appendix A: strength s gives 0.8 s, 0.8 s, 0.8 s and 0.2 s.
     """
 
@@ -170,14 +172,59 @@ class ColorJitterYIQ:
 
 @dataclass(frozen=True, slots=True)
 class RandomGrayscale:
-    """Colour removed from a share of the samples."""
+    """Colour removed from a share of the samples; images of other than three channels have none."""
 
     probability: float = 0.2
 
     def __call__(self, images: Tensor, draws: Draws) -> Tensor:
-        if images.shape[1] == 1:
+        if images.shape[1] != 3:
             return images
         return _where_active(images, draws.chance("active", self.probability), color.grayscale)
+
+
+@dataclass(frozen=True, slots=True)
+class BandJitter:
+    """Each band x of a share of the samples becomes g x + o, clamped to [0, 1].
+
+    g is 1 + gain u and at least 0, o is offset v; u and v are `shared` parts one draw for all bands of the view, as
+    light and haze change them alike, and 1 - `shared` parts a draw for each band, all uniform in [-1, 1). So `gain`
+    and `offset` bound the change whatever is shared; 0 jitters each band alone, 1 all together.
+    """
+
+    gain: float = 0.4
+    offset: float = 0.1
+    shared: float = 0.5
+    probability: float = 0.8
+
+    def __call__(self, images: Tensor, draws: Draws) -> Tensor:
+        active = draws.chance("active", self.probability).unsqueeze(1)
+        gains = self._mixed(images, draws, "gain").mul_(self.gain).add_(1).clamp_min_(0)
+        offsets = self._mixed(images, draws, "offset").mul_(self.offset)
+        # A gain of 1 and an offset of 0 keep every bit, and cost less than taking samples out and putting them back.
+        return color.band_jitter(
+            images,
+            gains=torch.where(active, gains, 1.0),
+            offsets=torch.where(active, offsets, 0.0),
+        )
+
+    def _mixed(self, images: Tensor, draws: Draws, name: str) -> Tensor:
+        """(N, C) in [-1, 1)."""
+        both = draws.uniform(name, images.shape[1] + 1, low=-1.0, high=1.0)
+        return both[:, 1:].mul_(1 - self.shared).add_(both[:, :1], alpha=self.shared)
+
+
+@dataclass(frozen=True, slots=True)
+class QuarterTurn:
+    """One of the eight symmetries of the square, each equally often: by 0, 90, 180 or 270 degrees, mirrored or not.
+
+    For pictures without an up and down or a left and right: from above, through a microscope.
+    """
+
+    def __call__(self, images: Tensor, draws: Draws) -> Tensor:
+        # Three coins make the eight: a quarter turn is the axes exchanged and then one of them mirrored.
+        for axis in ("xy", "x", "y"):
+            images = _where_active(images, draws.chance(axis, 0.5), partial(spatial.mirrored, axis=axis))
+        return images
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,10 +1,9 @@
 """Named lists of operations, and `Views`, which makes normalised views of a batch with one of them."""
 
-from collections import Counter
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -12,135 +11,47 @@ from torch import Tensor
 from twoviews.errors import UsageError, unknown_name
 from twoviews.views.draws import Draws
 from twoviews.views.ops import (
+    BandJitter,
     CenterCrop,
     ColorJitter,
     ColorJitterYIQ,
     DecodedBatch,
-    Framing,
     GaussianBlur,
-    Op,
     Part,
+    QuarterTurn,
     RandomAffine,
     RandomGrayscale,
     RandomResizedCrop,
 )
+from twoviews.views.policy import Policy as Policy
+from twoviews.views.shown import MAX_CHANNELS
 
 NORMALIZATIONS: dict[str, tuple[tuple[float, float, float], tuple[float, float, float]]] = {
     "symmetric": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
     "none": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
 }
-"""Mean and standard deviation a channel: to [-1, 1], to the statistics of ImageNet, and left in [0, 1]."""
+"""Mean and standard deviation a channel: to [-1, 1], to the statistics of ImageNet, and left in [0, 1].
+
+Three equal numbers serve any number of channels; those of ImageNet are of red, green and blue."""
 
 # On a CPU the views of some samples pass through all ops before the next ones do, and stay in the cache.
 _CHUNK_PIXELS = 1 << 19
 
 
-@dataclass(frozen=True)
-class Policy:
-    """A framing and the ops after it; the same for every view.
-
-    >>> [op["op"] for op in POLICIES["simclr-small"].describe()]
-    ['RandomResizedCrop', 'ColorJitter', 'RandomGrayscale']
-    """
-
-    name: str
-    framing: Framing
-    ops: tuple[Op, ...] = ()
-
-    def __call__(self, batch: DecodedBatch, draws: Draws, *, image_size: int) -> Tensor:
-        """N = views * B draws, view-major, to (N, C, S, S) float32 in [0, 1]."""
-        images = self.framing(batch, draws.named(type(self.framing).__name__), image_size=image_size)
-        seen: Counter[str] = Counter()
-        for op in self.ops:
-            # Named by kind, so that adding a blur does not change the other draws.
-            kind = type(op).__name__
-            images = op(images, draws.named(f"{kind}-{seen[kind]}" if seen[kind] else kind))
-            seen[kind] += 1
-        return images
-
-    def describe(self) -> list[dict[str, Any]]:
-        """Every op with its strengths, as plain values, for the record of a run."""
-        return [{"op": type(op).__name__, **asdict(op)} for op in (self.framing, *self.ops)]  # type: ignore[call-overload]
-
-    def with_options(
-        self,
-        *,
-        min_scale: float | None = None,
-        strength: float | None = None,
-        blur: float | None = None,
-        flip: float | None = None,
-    ) -> "Policy":
-        """This policy with other strengths; None leaves them.
-
-        min_scale: smallest share of the area a crop keeps, in (0, 1]. strength: SimCLR's s, so 0.8 s for
-        brightness, contrast and saturation and 0.2 s for hue, of those that the policy has. blur, flip:
-        probabilities.
-        Raises UsageError where the policy has nothing to apply an option to.
-        """
-        changed = self
-        if min_scale is not None:
-            _check("min_scale", min_scale, at_most=1.0, above=True)
-            changed = replace(changed, framing=replace(self._crop("min_scale"), min_scale=min_scale))
-        if flip is not None:
-            _check("flip", flip, at_most=1.0)
-            changed = replace(changed, framing=replace(changed._crop("flip"), flip=flip))
-        if strength is not None:
-            _check("strength", strength, at_most=2.5)
-            changed = replace(changed, ops=changed._with_strength(strength))
-        if blur is not None:
-            _check("blur", blur, at_most=1.0)
-            if not self.ops:
-                raise self._refusal("blur", "it is not random")
-            others = tuple(op for op in changed.ops if not isinstance(op, GaussianBlur))
-            present = [op for op in changed.ops if isinstance(op, GaussianBlur)] or [GaussianBlur()]
-            added = (replace(present[0], probability=blur),) if blur else ()
-            changed = replace(changed, ops=others + added)
-        return changed
-
-    def _crop(self, option: str) -> RandomResizedCrop:
-        if not isinstance(self.framing, RandomResizedCrop):
-            raise self._refusal(option, "it has no random crop")
-        return self.framing
-
-    def _with_strength(self, strength: float) -> tuple[Op, ...]:
-        def scaled(op: Op) -> Op:
-            if not isinstance(op, ColorJitter | ColorJitterYIQ):
-                return op
-            return replace(
-                op,
-                brightness=0.8 * strength if op.brightness else 0.0,
-                contrast=0.8 * strength if op.contrast else 0.0,
-                saturation=0.8 * strength if op.saturation else 0.0,
-                hue=0.2 * strength if op.hue else 0.0,
-            )
-
-        if not any(isinstance(op, ColorJitter | ColorJitterYIQ) for op in self.ops):
-            raise self._refusal("strength", "it has no colour jitter")
-        return tuple(map(scaled, self.ops))
-
-    def _refusal(self, option: str, reason: str) -> UsageError:
-        return UsageError(
-            f"the policy {self.name!r} cannot take {option}: {reason}. Leave {option} out or choose another policy."
-        )
-
-
-def _check(option: str, value: float, *, at_most: float, above: bool = False) -> None:
-    if not (value > 0.0 if above else value >= 0.0) or not value <= at_most:
-        raise UsageError(
-            f"{option} must be {'above 0' if above else 'at least 0'} and at most {at_most:g}, not {value!r}"
-        )
-
+# SimCLR (arXiv:2002.05709), section 3 and appendix A, for photographs of 96 pixels and more.
+_SIMCLR = Policy(
+    "simclr",
+    RandomResizedCrop(),
+    (ColorJitter(0.8, 0.8, 0.8, 0.2), RandomGrayscale(0.2), GaussianBlur()),
+)
 
 POLICIES: dict[str, Policy] = {
     policy.name: policy
     for policy in (
-        # SimCLR (arXiv:2002.05709), section 3 and appendix A, for photographs of 96 pixels and more.
-        Policy(
-            "simclr",
-            RandomResizedCrop(),
-            (ColorJitter(0.8, 0.8, 0.8, 0.2), RandomGrayscale(0.2), GaussianBlur()),
-        ),
+        _SIMCLR,
+        # Named by the pictures it is for. The same pixels: an op draws by its own name, not by its policy's.
+        replace(_SIMCLR, name="photo"),
         # The same paper, appendix B.9 (CIFAR-10): half the colour strength, and no blur of so few pixels.
         Policy("simclr-small", RandomResizedCrop(), (ColorJitter(0.4, 0.4, 0.4, 0.1), RandomGrayscale(0.2))),
         # The same strengths with hue in YIQ: other pixels, fewer operations.
@@ -159,6 +70,28 @@ POLICIES: dict[str, Policy] = {
                 RandomAffine(degrees=25.0, translate=0.15, scale=(0.75, 1.25), shear=20.0),
                 ColorJitter(0.2, 0.2, 0.0, 0.0),
             ),
+        ),
+        # Scans, x-rays, photographs in grey. Two crops of a photograph share their histogram of colours, and a network
+        # can tell pairs by that alone (SimCLR, section 3.1); in grey there is only that of intensities,
+        # so brightness and contrast are jittered half as strongly again as in `simclr-small`, and more would clip
+        # what is bright. Findings are small, and a small crop loses them (MoCo-CXR, arXiv:2010.05352):
+        # no crop is below MoCo's 0.2 of the area (arXiv:1911.05722, its code), and blur is that of SimCLR cut
+        # down to sigma 1 and a fifth of the views, which leaves fine texture readable.
+        Policy(
+            "gray",
+            RandomResizedCrop(min_scale=0.2),
+            (ColorJitter(0.6, 0.6, 0.0, 0.0), GaussianBlur(sigma=(0.1, 1.0), probability=0.2)),
+        ),
+        # Satellites, aerial and microscope images of any number of bands: crop from 0.2, jitter of 0.4 in four of five
+        # views and blur are those of SSL4EO-S12 (arXiv:2211.07044, its code for MoCo v2). There each band is
+        # jittered alike; here half of the jitter is each band's own, as light, haze and staining change the ratios of
+        # bands, by which views could be matched. An offset of 0.1, for haze and dark current, is our choice. What is
+        # seen from above has no up or left; turning helps on microscope images (arXiv:2402.14566). The eight
+        # symmetries contain the mirror, so the crop does not mirror.
+        Policy(
+            "multiband",
+            RandomResizedCrop(min_scale=0.2, flip=0.0),
+            (QuarterTurn(), BandJitter(gain=0.4, offset=0.1, shared=0.5), GaussianBlur()),
         ),
         # How images are seen at evaluation: the central square, nothing random.
         Policy("none", CenterCrop()),
@@ -188,7 +121,7 @@ def _exact_float32(device_type: str) -> Iterator[None]:
 class Views:
     """Normalised random views of decoded batches.
 
-    mean, std: one number a channel, or one for all; images of one channel take the mean of the three.
+    mean, std: one number a channel, or one for all; images of one channel take the mean of three numbers.
 
     >>> views = Views(POLICIES["simclr-small"], image_size=32, mean=(0.5,) * 3, std=(0.5,) * 3)
     >>> # first, second = views(batch, seed=0, epoch=4, views=(0, 1))
@@ -198,10 +131,13 @@ class Views:
         if image_size < 1:
             raise UsageError(f"the image size must be at least 1 pixel, not {image_size}")
         for name, values in (("mean", mean), ("std", std)):
-            if len(values) not in (1, 3):
-                raise UsageError(f"{name} must have 1 or 3 numbers, not {len(values)}")
-        if min(std) <= 0:
-            raise UsageError(f"std must be above 0 in every channel, not {tuple(std)}")
+            if not 1 <= len(values) <= MAX_CHANNELS:
+                raise UsageError(f"{name} must have 1 to {MAX_CHANNELS} numbers, one a channel, not {len(values)}")
+        if not all(map(math.isfinite, (*mean, *std))) or min(std) <= 0:
+            raise UsageError(
+                "mean and std must be finite, and std must be above 0 in every channel, "
+                f"not {tuple(mean)} and {tuple(std)}"
+            )
         self.policy = policy
         self.image_size = image_size
         self.mean = tuple(mean)
@@ -218,9 +154,10 @@ class Views:
         the rounding of matrix products (1e-6), and the same bytes in the same batch.
         """
         values, count, side = batch.values, len(views), self.image_size
-        if values.dtype != torch.uint8 or values.ndim != 4 or values.shape[3] not in (1, 3):
+        if values.dtype != torch.uint8 or values.ndim != 4 or not 1 <= values.shape[3] <= MAX_CHANNELS:
             raise UsageError(
-                f"views are made of uint8 images (B, H, W, 1 or 3), not of {values.dtype} {tuple(values.shape)}"
+                f"views are made of uint8 images (B, H, W, C) of 1 to {MAX_CHANNELS} channels, "
+                f"not of {values.dtype} {tuple(values.shape)}"
             )
         if count == 0:
             return []
@@ -228,7 +165,8 @@ class Views:
         mean, std = self.normalization(values.shape[3])
         step = len(values)
         if values.device.type == "cpu":
-            step = max(_CHUNK_PIXELS // (count * side * side), 1)
+            # The chunk was measured in pixels of three channels.
+            step = max(3 * _CHUNK_PIXELS // (max(values.shape[3], 3) * count * side * side), 1)
         with _exact_float32(values.device.type):
             for start in range(0, len(values), step or 1):
                 part = Part.of(batch, slice(start, start + step))
@@ -247,9 +185,25 @@ class Views:
         return list(out.unbind(0))
 
     def normalization(self, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Mean and standard deviation of each of 1 or 3 channels."""
+        """Mean and standard deviation of each channel: as given, one for all, or the mean of three for one channel.
 
-        def spread(values: tuple[float, ...]) -> tuple[float, ...]:
-            return (sum(values) / len(values),) if channels == 1 else values * (3 // len(values))
+        Raises UsageError where there are other numbers than channels.
 
-        return spread(self.mean), spread(self.std)
+        >>> Views(POLICIES["none"], image_size=8, mean=(0.5,), std=(0.25,)).normalization(2)
+        ((0.5, 0.5), (0.25, 0.25))
+        """
+
+        def spread(name: str, values: tuple[float, ...]) -> tuple[float, ...]:
+            if len(values) == channels:
+                return values
+            if channels == 1 and len(values) == 3:
+                return (sum(values) / 3,)
+            # `symmetric` and `none` are written as three equal numbers.
+            if len(values) in (1, 3) and len(set(values)) == 1:
+                return values[:1] * channels
+            raise UsageError(
+                f"{name} has {len(values)} numbers, but the images have {channels} channels: give one number a channel "
+                "(--set views.normalization=measured finds them) or one for all"
+            )
+
+        return spread("mean", self.mean), spread("std", self.std)

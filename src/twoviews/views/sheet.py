@@ -8,6 +8,7 @@ from torch import Tensor
 from twoviews.errors import UsageError
 from twoviews.views.ops import DecodedBatch, Part
 from twoviews.views.policies import Views
+from twoviews.views.shown import visible_rgb
 
 _GUTTER = 2
 _PAPER = 255
@@ -19,7 +20,8 @@ def contact_sheet(
 ) -> Image.Image:
     """A row for each of the first `rows` images: the image, then `columns - 1` random views of it.
 
-    The image stands in its original aspect ratio. Tiny views are enlarged by a whole factor, pixel by pixel.
+    The image stands in its original aspect ratio. Tiny views are enlarged by a whole factor, pixel by pixel. Other than
+    one or three channels are shown as `visible_rgb` shows them.
     Raises UsageError for fewer than two columns, one row, or one image.
     """
     if columns < 2 or rows < 1 or len(batch.samples) < 1:
@@ -57,7 +59,7 @@ def _pixels(image: Tensor) -> Image.Image:
 
 def _rgb(values: Tensor) -> Image.Image:
     """(H, W, C) uint8 to RGB."""
-    return Image.fromarray(np.ascontiguousarray(values.expand(-1, -1, 3).numpy()))
+    return Image.fromarray(np.ascontiguousarray(visible_rgb(values.numpy())))
 
 
 def _original(values: Tensor, shape: tuple[int, int], cell: int) -> Image.Image:

@@ -1,6 +1,6 @@
 """Gaussian blur and affine maps with one set of parameters a sample: pure functions of images and parameters.
 
-n  images      C  channels, 1 or 3      S  side      images: (n, C, S, S) float32 in [0, 1]
+n  images      C  channels      S  side      images: (n, C, S, S) float32 in [0, 1]
 """
 
 import math
@@ -8,6 +8,11 @@ import math
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+
+def mirrored(images: Tensor, axis: str) -> Tensor:
+    """Left and right exchanged (`axis` "x"), up and down ("y"), or both axes with each other ("xy")."""
+    return images.transpose(2, 3) if axis == "xy" else images.flip(3 if axis == "x" else 2)
 
 
 def blur_kernel(image_size: int) -> int:
