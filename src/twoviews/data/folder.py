@@ -1,13 +1,15 @@
 """Folders of image files, nested, with or without class folders."""
 
+import json
 import os
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePath
+from typing import Any
 
-from twoviews.data.source import Item
+from twoviews.data.source import SHARDS, TABLES, Item
 from twoviews.errors import DataError, unknown_name
 
 # fmt: off
@@ -19,23 +21,33 @@ SPLIT_NAMES = frozenset((
     "train", "training", "val", "valid", "validation", "dev", "test", "testing", "unlabeled", "unlabelled",
 ))
 # fmt: on
+METADATA = ("metadata.csv", "metadata.jsonl")
+_FOLDERS_LOOKED_AT = 100  # without a table or shard in them; a folder of images may have a million folders
 
 
 @dataclass(frozen=True)
 class FileSource:
-    """Image files below `root`; `names` are their POSIX paths relative to it, sorted, and serve as ids."""
+    """Image files below `root`; `names` are their POSIX paths relative to it, sorted, and serve as ids.
+
+    `groups` left out are none.
+    """
 
     spec: str
     root: Path
     names: tuple[str, ...]
     labels: tuple[str | None, ...]
+    groups: tuple[str | None, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.groups:
+            object.__setattr__(self, "groups", (None,) * len(self.names))
 
     def __len__(self) -> int:
         return len(self.names)
 
     def __getitem__(self, index: int) -> Item:
         name = self.names[index]
-        return Item(name, self.labels[index], partial(self.root.joinpath, name))
+        return Item(name, self.labels[index], partial(self.root.joinpath, name), self.groups[index])
 
 
 def open_folder(root: Path, *, split: str | None = None) -> FileSource:
@@ -118,3 +130,125 @@ def _walk(root: Path, ignored: Counter[str]) -> Iterator[str]:
         if target not in targets and not (listed and Path(target).is_file()):
             targets.add(target)
             yield name
+
+
+def find_special(path: Path, *, split: str | None) -> tuple[str, list[Path]] | None:
+    """What a folder holds other than images: ("tables", files), ("manifest", [file]) or ("shards", files); else None.
+
+    Tables: a data set as Hugging Face saves it, or parquet and Arrow files up to two levels down. Manifest: a
+    `metadata.csv` or `metadata.jsonl`, in the folder or in that of a split. Shards: `.tar`, like tables. The first
+    image that is seen ends the search. A folder of splits gives `train`, or its only one; raises DataError if that
+    leaves a choice, or if what Hugging Face saved is not whole.
+
+    >>> find_special(Path("beans"), split="train")  # doctest: +SKIP
+    ('tables', [PosixPath('beans/train/data-00000-of-00001.arrow')])
+    """
+    if (path / "dataset_dict.json").is_file():
+        named = _read_json(path / "dataset_dict.json").get("splits")
+        splits = [name for name in named if isinstance(name, str)] if isinstance(named, list) else []
+        splits = [name for name in splits if _is_plain(name) and (path / name).is_dir()]
+        if split is not None and split not in splits:
+            raise unknown_name(f"split of {path.name!r}", split, splits)
+        return "tables", _saved_files(path / (split or ("train" if "train" in splits else _only(path, splits))))
+    if split is not None and _is_plain(split) and (path / split).is_dir():
+        return _look(path / split) or _metadata(path)
+    if split is None and _metadata(path) is None:
+        folders = sorted(name for name in SPLIT_NAMES if (path / name).is_dir())
+        described = [name for name in folders if _metadata(path / name)]
+        if described:
+            return _metadata(path / ("train" if "train" in described else _only(path, folders)))
+    found = _look(path)
+    if found is not None and found[0] == "shards" and split is not None:
+        from twoviews.data.splits import of_split
+
+        return "shards", of_split(found[1], split, what=str(path))
+    return found
+
+
+def _look(folder: Path) -> tuple[str, list[Path]] | None:
+    if (folder / "state.json").is_file() and (folder / "dataset_info.json").is_file():
+        return "tables", _saved_files(folder)
+    return _metadata(folder) or _scan(folder)
+
+
+def _metadata(folder: Path) -> tuple[str, list[Path]] | None:
+    found = next((folder / name for name in METADATA if (folder / name).is_file()), None)
+    return None if found is None else ("manifest", [found])
+
+
+def _scan(root: Path) -> tuple[str, list[Path]] | None:
+    """Tables or shards up to two levels down, unless there is an image, or both of them."""
+    found: dict[str, list[Path]] = {"tables": [], "shards": []}
+    top = os.path.realpath(root)
+    visited = set(map(str, Path(top).parents))  # a link to a folder above would pull in the root's neighbours
+    pending, looked = [(root, 0)], 0
+    while pending:
+        folder, depth = pending.pop()
+        target = os.path.realpath(folder)
+        if target in visited:
+            continue
+        visited.add(target)
+        inner: list[tuple[bool, str]] = []
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                suffix = PurePath(entry.name).suffix.lower()
+                kind = "tables" if suffix in TABLES else "shards" if suffix in SHARDS else None
+                if entry.name.startswith(".") or entry.name == "__MACOSX":
+                    continue
+                if _is_folder(entry):
+                    inner.append((entry.is_symlink(), entry.name))
+                elif suffix in SUFFIXES:
+                    return None
+                elif kind is not None and entry.is_file():
+                    found[kind].append(folder / entry.name)
+        looked += 1
+        if looked == _FOLDERS_LOOKED_AT and not any(found.values()):
+            return None
+        if depth < 2:  # real folders before links, so that a file keeps its real name
+            pending += [(folder / name, depth + 1) for _, name in sorted(inner, reverse=True)]
+    kinds = [kind for kind, files in found.items() if files]
+    return (kinds[0], sorted(found[kinds[0]])) if len(kinds) == 1 else None
+
+
+def _is_plain(name: str) -> bool:
+    return name not in ("", ".", "..") and PurePath(name).name == name and "\0" not in name
+
+
+def _only(path: Path, splits: list[str]) -> str:
+    if not splits:
+        raise DataError(f"{str(path)!r} names no split that lies in it: save the data set again")
+    if len(splits) > 1:
+        shown = ", ".join(sorted(splits))
+        raise DataError(f"{str(path)!r} holds the splits {shown}: name one, as '{path}:{min(splits)}'")
+    return splits[0]
+
+
+def _saved_files(folder: Path) -> list[Path]:
+    """The Arrow files of a data set saved by Hugging Face; its state.json lists them."""
+    state = _read_json(folder / "state.json")
+    if any(value for key, value in state.items() if key.startswith("_indices")):
+        raise DataError(f"{str(folder)!r} holds a selection of rows in a form of old: save it again with datasets")
+    listed = state.get("_data_files")
+    if not isinstance(listed, list) or not listed:
+        raise DataError(f"{str(folder / 'state.json')!r} lists no data file: save the data set again")
+    files = []
+    for entry in listed:
+        name = entry.get("filename") if isinstance(entry, dict) else entry
+        if not isinstance(name, str) or not _is_plain(name) or PurePath(name).suffix.lower() not in TABLES:
+            raise DataError(f"{str(folder / 'state.json')!r} lists {name!r}, which is no Arrow file beside it")
+        files.append(folder / name)
+        if not files[-1].is_file():
+            raise DataError(f"{str(folder)!r} lacks {name!r}, which its state.json lists: copy the whole folder")
+    return files
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_bytes())
+    except FileNotFoundError as error:
+        raise DataError(f"{str(path.parent)!r} has no {path.name}: copy the whole folder") from error
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{str(path)!r} is no JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise DataError(f"{str(path)!r} is no JSON object")
+    return values

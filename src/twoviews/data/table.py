@@ -1,8 +1,10 @@
-"""Parquet files in the layout of Hugging Face data sets: images as bytes or as paths, and labels."""
+"""Parquet and Arrow tables in the layout of Hugging Face data sets: images as bytes or as paths, and labels."""
 
-import json
+import hashlib
+import os
 import threading
 from collections import OrderedDict
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,47 +12,72 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from twoviews.data.arrow import Part, open_part, value_type
+from twoviews.data.columns import find_ids, group_texts, image_column, label_texts, outside_paths, rows_in_split
+from twoviews.data.decode import Unreadable
 from twoviews.data.source import Item, Raw
-from twoviews.errors import DataError, unknown_name
+from twoviews.data.splits import of_split
+from twoviews.errors import DataError
 
-IMAGE_COLUMNS = ("img", "image")
-PATH_COLUMNS = ("file_name", "path")
-_HELD_GROUPS = 3  # more than two, since threads straddle the border of two groups
+_HELD_CHUNKS = 3  # more than two, since threads straddle the border of two chunks
+_OPEN_PARTS = 4
 
 
-class ParquetSource:
-    """Rows of a parquet file, sorted by id; row groups are read when needed, and few are held."""
+class TableSource:
+    """Rows of tables with one schema, sorted by id; chunks are read when needed, and few are held.
 
-    def __init__(self, path: Path, *, split: str | None) -> None:
-        self.spec = str(path) if split is None else f"{path}:{split}"
-        self._path = path
-        self._file = pq.ParquetFile(path)
-        schema = self._file.schema_arrow
-        self._column = _image_column(path, schema)
-        self._starts = np.cumsum(
-            [0] + [self._file.metadata.row_group(i).num_rows for i in range(self._file.num_row_groups)]
-        )
+    `files` and `mark` go into `stamp`; `rooted`: ids are relative to the folder that all images are in.
+    """
+
+    def __init__(
+        self,
+        parts: Sequence[Part],
+        *,
+        spec: str,
+        files: Sequence[Path],
+        split: str | None = None,
+        mark: str = "",
+        rooted: bool = False,
+    ) -> None:
+        self.spec = spec
+        self._mark = mark
+        self._files = tuple(files)
+        self._parts = tuple(parts)
+        self._column = image_column(next((part for part in parts if sum(part.counts)), parts[0]))
+        self._chunks = [(part, index) for part in parts for index in range(len(part.counts))]
+        self._starts = np.cumsum([0, *(count for part in parts for count in part.counts)], dtype=np.int64)
         total = int(self._starts[-1])
-        keep = np.arange(total) if split is None else self._rows_of(split)
-        if not len(keep):
-            raise DataError(f"{str(path)!r} has no rows")
-        ids = self._path_ids(keep) or [f"{row:0{len(str(total - 1))}d}" for row in keep]
-        order = np.array(sorted(range(len(ids)), key=ids.__getitem__), dtype=np.int64)
-        self._ids = [ids[i] for i in order]
-        self._rows: NDArray[np.int64] = keep[order].astype(np.int64)
-        labels = self._read_labels()
-        self.labels: tuple[str | None, ...] = tuple(labels[row] for row in self._rows)
-        self._held: OrderedDict[int, list[Any]] = OrderedDict()
+        keep = np.ones(total, dtype=bool)
+        if split is not None:
+            keep = rows_in_split(parts, split, what=Path(spec.removesuffix(f":{split}")).name)
+        if not keep.any():
+            raise DataError(f"{spec!r} has no rows")
+        found = find_ids(parts, self._column, rooted=rooted)
+        self._ids = None
+        self._digits = len(str(total - 1))
+        if found is None:
+            self._rows = np.flatnonzero(keep)
+        else:
+            kept = keep[found[0]]
+            self._rows, self._ids = found[0][kept], found[1].filter(pa.array(kept))
+        self.labels: tuple[str | None, ...] = tuple(label_texts(parts)[self._rows].tolist())
+        self.groups: tuple[str | None, ...] = tuple(group_texts(parts)[self._rows].tolist())
+        for part in parts:
+            part.release()
+        pa.default_memory_pool().release_unused()  # what was needed to sort a million ids
+        self._held: OrderedDict[int, list[Any] | str] = OrderedDict()
+        self._open: OrderedDict[str, Part] = OrderedDict()
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
-        return len(self._ids)
+        return len(self._rows)
 
     def __getitem__(self, index: int) -> Item:
-        return Item(self._ids[index], self.labels[index], partial(self._read, int(self._rows[index])))
+        row = int(self._rows[index])
+        name = f"{row:0{self._digits}d}" if self._ids is None else self._ids[index].as_py()
+        return Item(name, self.labels[index], partial(self._read, row), self.groups[index])
 
     @property
     def storage_order(self) -> NDArray[np.int64]:
@@ -58,81 +85,92 @@ class ParquetSource:
 
     @property
     def stamp(self) -> str:
-        status = self._path.stat()
-        return f"{self._path.resolve()}:{status.st_size}:{status.st_mtime_ns}"
+        """Over all files, and over the images that lie beside them."""
+        digest = hashlib.sha256(self._mark.encode())
+        for path in self._files:
+            digest.update(_stamp_of(path.absolute()))
+        for part in self._parts:
+            for name in outside_paths(part, self._column):
+                digest.update(_stamp_of(os.path.join(part.folder, name)))  # noqa: PTH118 (a million of them)
+            part.release()
+        return digest.hexdigest()
 
     def _read(self, row: int) -> Raw:
-        group = int(np.searchsorted(self._starts, row, side="right")) - 1
+        at = int(np.searchsorted(self._starts, row, side="right")) - 1
         with self._lock:
-            column = self._held.get(group)
-            if column is None:
-                column = _flat(self._file.read_row_group(group, columns=[self._column]).column(0))
-                self._held[group] = column
-                if len(self._held) > _HELD_GROUPS:
+            columns = self._held.get(at)
+            if columns is None:
+                columns = self._held[at] = self._load(at)
+                if len(self._held) > _HELD_CHUNKS:
                     self._held.popitem(last=False)
-        values = (part[row - int(self._starts[group])].as_py() for part in column)
+        if isinstance(columns, str):
+            raise Unreadable(columns)
+        values = (column[row - int(self._starts[at])].as_py() for column in columns)
         value = next((value for value in values if value is not None), None)
         if isinstance(value, str):
-            return self._path.parent / value
+            return self._chunks[at][0].folder / value
         if isinstance(value, bytes):
             return value
-        raise ValueError("row has neither bytes nor a path")
+        raise Unreadable("row has neither bytes nor a path")
 
-    def _path_ids(self, keep: NDArray[Any]) -> list[str] | None:
-        kind = self._file.schema_arrow.field(self._column).type
-        if pa.types.is_struct(kind):
-            if kind.get_field_index("path") < 0:
-                return None
-            paths = self._file.read(columns=[f"{self._column}.path"]).column(0)
-            values = [None if v is None else v["path"] for v in paths.to_pylist()]
-        elif _is_text(kind):
-            values = self._file.read(columns=[self._column]).column(0).to_pylist()
-        else:
-            return None
-        return [values[row] for row in keep] if all(values) and len(set(values)) == len(values) else None
-
-    def _rows_of(self, split: str) -> NDArray[np.int64]:
-        if "split" not in self._file.schema_arrow.names:
-            raise DataError(f"{str(self._path)!r} has no column split, but {split!r} was asked for: drop ':{split}'")
-        values = self._file.read(columns=["split"]).column(0).to_pylist()
-        rows = np.flatnonzero([value == split for value in values])
-        if not len(rows):
-            raise unknown_name(f"split of {self._path.name!r}", split, {str(v) for v in values if v is not None})
-        return rows.astype(np.int64)
-
-    def _read_labels(self) -> list[str | None]:
-        schema = self._file.schema_arrow
-        if "label" not in schema.names:
-            return [None] * int(self._starts[-1])
-        column = self._file.read(columns=["label"]).column(0)
-        kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
-        if not (pa.types.is_integer(kind) or _is_text(kind) or pa.types.is_null(kind)):
-            raise DataError(f"{str(self._path)!r}: column label holds {kind}, not whole numbers or text")
-        values = column.to_pylist()
-        if not pa.types.is_integer(kind):
-            return [value or None for value in values]
-        names = _class_names(schema)
-        if not names:
-            # -1 is how Hugging Face and torchvision mark rows without a label.
-            return [None if value is None or value == -1 else str(value) for value in values]
-        for row, value in enumerate(values):
-            if value is not None and not -1 <= value < len(names):
-                raise DataError(
-                    f"{str(self._path)!r}, row {row}: label {value} is not among the {len(names)} class names"
-                )
-        return [None if value is None or value == -1 else names[value] for value in values]
+    def _load(self, at: int) -> list[Any] | str:
+        """The columns that may hold an image, or why there are none: it is not tried again for each row."""
+        part, index = self._chunks[at]
+        self._open[part.name] = part
+        self._open.move_to_end(part.name)
+        if len(self._open) > _OPEN_PARTS:
+            self._open.popitem(last=False)[1].release()
+        try:
+            column = part.chunk(index, self._column)
+        except DataError as error:
+            return str(error)
+        if len(column) != part.counts[index]:
+            return f"{part.name!r} promises {part.counts[index]} rows in chunk {index}, but {len(column)} are there"
+        return _flat(column)
 
 
-def open_parquet(path: Path, *, split: str | None = None) -> ParquetSource:
-    """The rows of a parquet file: `img|image` (struct<bytes, path>, bytes) or `file_name|path`; `label`.
+def open_tables(files: Sequence[Path], *, split: str | None, spec: str) -> TableSource:
+    """The rows of `.parquet` and Arrow files: `img|image` (struct<bytes, path>, bytes) or `file_name|path`.
 
-    Ids are the paths where all are there and unique, else zero-padded row numbers. Whole-number labels take
-    the names of a Hugging Face ClassLabel. Raises DataError if it is no parquet file or has no such column.
+    `label` or `labels` (whole numbers take the names of a Hugging Face ClassLabel), `group`. A split is that of the
+    column `split`, or else the one that the files' names tell. Ids are the paths where all are there and unique, else
+    a unique `id`, else zero-padded row numbers over all files in order. Paths are relative to their file. Raises
+    DataError for a file that is not readable, has no such column, or another schema than the first.
+
+    >>> source = open_tables([Path("data/train-00000-of-00001.parquet")], split=None, spec="data")  # doctest: +SKIP
     """
-    try:
-        return ParquetSource(path, split=split)
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{str(path)!r} is not a readable parquet file: {str(error).splitlines()[0]}") from error
+    files = sorted(files)
+    if not files:
+        raise DataError(f"{spec!r} holds no table")
+    first = open_part(files[0])
+    if split is not None and "split" not in first.schema.names:
+        what = str(files[0]) if len(files) == 1 else spec.removesuffix(f":{split}")
+        files, split = of_split(files, split, what=what), None
+    parts: list[Part] = []
+    for path in files:
+        part = first if str(path) == first.name else open_part(path)
+        if parts:
+            _check_alike(parts[0], part)
+        part.release()
+        parts.append(part)
+    return TableSource(parts, spec=spec, files=files, split=split)
+
+
+def _check_alike(one: Part, other: Part) -> None:
+    """Columns may come in another order, and one without any value has no type of its own."""
+    for name in dict.fromkeys((*one.schema.names, *other.schema.names)):
+        for part in (one, other):
+            if name not in part.schema.names:
+                raise DataError(
+                    f"{one.name!r} and {other.name!r} are no one table: {part.name!r} has no column {name!r}; "
+                    "open them one by one"
+                )
+        kinds = [value_type(part.schema.field(name).type) for part in (one, other)]
+        if kinds[0] != kinds[1] and not any(map(pa.types.is_null, kinds)):
+            raise DataError(
+                f"{one.name!r} and {other.name!r} are no one table: column {name!r} holds {kinds[0]} in the first, "
+                f"{kinds[1]} in the second; open them one by one"
+            )
 
 
 def _flat(column: Any) -> list[Any]:
@@ -144,31 +182,10 @@ def _flat(column: Any) -> list[Any]:
     return [part.chunk(0) if part.num_chunks == 1 else part for part in found]
 
 
-def _is_text(kind: Any) -> bool:
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
-
-
-def _is_bytes(kind: Any) -> bool:
-    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
-
-
-def _image_column(path: Path, schema: Any) -> str:
-    for name in IMAGE_COLUMNS + PATH_COLUMNS:
-        if name in schema.names:
-            kind = schema.field(name).type
-            if _is_text(kind) or (name in IMAGE_COLUMNS and _is_bytes(kind)):
-                return name
-            if pa.types.is_struct(kind) and {f.name for f in kind} & {"bytes", "path"}:
-                return name
-            raise DataError(f"{str(path)!r}: column {name!r} holds {kind}, not image bytes or paths")
-    wanted = " or ".join(IMAGE_COLUMNS + PATH_COLUMNS)
-    raise DataError(f"{str(path)!r} has no column {wanted}, only {', '.join(schema.names)}")
-
-
-def _class_names(schema: Any) -> list[str]:
+def _stamp_of(path: str | Path) -> bytes:
+    name = os.fsencode(path)
     try:
-        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
-        names = features["label"]["names"]
-    except (KeyError, TypeError, ValueError):
-        return []
-    return [str(name) for name in names] if isinstance(names, list) else []
+        status = os.stat(path)  # noqa: PTH116
+    except (OSError, ValueError):
+        return name + b": missing\n"
+    return name + b": %d %d\n" % (status.st_size, status.st_mtime_ns)
