@@ -1,10 +1,9 @@
 """Which items exist: folders, manifests, parquet files, arrays, names."""
 
+import csv
 import json
 import os
-import pickle
 import unicodedata
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from twoviews.data.decode import decode
-from twoviews.data.source import Item, Source, open_source
-from twoviews.errors import DataError, RefusedError, TwoviewsError, UsageError
+from twoviews.data.source import Grouped, Item, Source, open_source
+from twoviews.errors import DataError, TwoviewsError, UsageError
 
 Folder = Callable[..., Path]
 
@@ -225,8 +224,78 @@ def test_jsonl_manifest(manifest: Callable[..., Path]) -> None:
     assert list(source.labels) == [None, "3", None]
 
 
+def test_tsv_manifest_with_groups(manifest: Callable[..., Path]) -> None:
+    source = open_source(manifest("group\tfile_name\tlabel\np,1\t1.png\tb\n\t0.png\t\np,1\t2.png\tb\n", "labels.tsv"))
+    assert ids(source) == ["0.png", "1.png", "2.png"]
+    assert list(source.labels) == [None, "b", "b"]
+    assert isinstance(source, Grouped)
+    assert list(source.groups) == [source[i].group for i in range(3)] == [None, "p,1", "p,1"]
+
+
+def test_files_without_groups_have_none_each(image_folder: Folder) -> None:
+    source = open_source(image_folder({"cat": 2}))
+    assert isinstance(source, Grouped)
+    assert list(source.groups) == [None, None]
+    assert source[1].group is None
+
+
+def test_metadata_files_may_have_further_columns(manifest: Callable[..., Path]) -> None:
+    rows = [
+        {"file_name": "1.png", "objects": {"bbox": [[1, 2, 3, 4]]}, "label": 7, "caption": "a\nb"},
+        {"file_name": "0.png", "text": None},
+    ]
+    source = open_source(manifest("\n".join(map(json.dumps, rows)), "metadata.jsonl"))
+    assert ids(source) == ["0.png", "1.png"]
+    assert list(source.labels) == [None, "7"]
+    captions = manifest('file_name,caption,,\n0.png,"two\nlines",x,y\n1.png,nan,,\n', "metadata.csv")
+    assert list(open_source(captions).labels) == [None, None]
+
+
+def test_paths_of_manifests(manifest: Callable[..., Path], tmp_path: Path) -> None:
+    root = manifest("").parent
+    (root / "deep").mkdir()
+    names = ["../photos/0.png", f"{root}/1.png", "deep/.././2.png", ".//3.png"]
+    source = open_source(manifest("file_name\n" + "\n".join(names)))
+    assert ids(source) == sorted(["../photos/0.png", f"{root}/1.png", "deep/../2.png", "3.png"])
+    assert all(decode(source[i].read()).shape == (10, 12, 3) for i in range(4))
+
+
+def test_names_of_any_bytes_in_manifests(
+    tmp_path: Path, picture: Callable[..., Any], encoded: Callable[..., bytes]
+) -> None:
+    for name in NAMES:
+        (tmp_path / name).write_bytes(encoded(picture(0)))
+    with (tmp_path / "labels.csv").open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+        csv.writer(file, quoting=csv.QUOTE_ALL).writerows([["file_name"], *([name] for name in NAMES)])
+    assert ids(open_source(tmp_path / "labels.csv")) == sorted(NAMES)
+
+
+@pytest.mark.parametrize("count", [3, 40])
+def test_links_missing_files_and_folders_in_long_and_short_manifests(tmp_path: Path, count: int) -> None:
+    for number in range(count):
+        (tmp_path / f"{number:02d}.png").touch()
+    (tmp_path / "link.png").symlink_to("00.png")
+    names = [f"{number:02d}.png" for number in range(count)]
+    path = tmp_path / "labels.csv"
+    path.write_text("\n".join(["file_name", "link.png", *reversed(names)]))
+    assert ids(open_source(path)) == [*names, "link.png"]
+    (tmp_path / "link.png").unlink()
+    (tmp_path / "link.png").symlink_to("gone.png")
+    with pytest.raises(DataError, match=r"labels\.csv, line 2: names 'link\.png', which does not exist"):
+        open_source(path)
+    (tmp_path / "link.png").unlink()
+    (tmp_path / "link.png").mkdir()
+    with pytest.raises(DataError, match=r"line 2: names 'link\.png', which is no file"):
+        open_source(path)
+    (tmp_path / "link.png").rmdir()
+    (tmp_path / "01.png").rename(tmp_path / "link.png")
+    with pytest.raises(DataError, match=rf"line {count + 1}: names '01\.png', which does not exist"):
+        open_source(path)
+
+
 def test_a_row_that_is_repeated_counts_once(manifest: Callable[..., Path]) -> None:
     assert len(open_source(manifest("file_name,label\n0.png,a\n0.png,a\n1.png,b\n"))) == 2
+    assert list(open_source(manifest("file_name,label\n1.png,b\n0.png,a\n./1.png,b\n")).labels) == ["a", "b"]
 
 
 BROKEN_MANIFESTS: dict[str, tuple[str | bytes, str, str]] = {
@@ -245,6 +314,30 @@ BROKEN_MANIFESTS: dict[str, tuple[str | bytes, str, str]] = {
         "labels.csv",
         "line 3: '0.png' has split 'test', but 'train' in line 2",
     ),
+    "groups that disagree": (
+        "file_name,group\n1.png,p\n0.png,p\n1.png,\n",
+        "labels.csv",
+        "line 4: '1.png' has group None, but 'p' in line 2",
+    ),
+    "NaN as group": ("file_name,group\n0.png,nan\n", "labels.csv", "line 2: group is 'nan'"),
+    "column of another layout": ("path,label\n0.png,a\n", "labels.csv", "line 1: unknown column 'path': choose one of"),
+    "near file_name": ("filename\n0.png\n", "labels.csv", "unknown column 'filename': did you mean 'file_name'"),
+    "near file_name in metadata": (
+        "text,filename\na,0.png\n",
+        "metadata.csv",
+        "line 1: has no column file_name, only text, filename: rename 'filename' to it",
+    ),
+    "fraction in metadata": ('{"file_name": "0.png", "label": [1]}', "metadata.jsonl", r"line 1: label is \[1\]"),
+    "commas in TSV": ("file_name,label\n0.png,a\n", "labels.tsv", "line 1: separate the columns by tabs"),
+    "zeros behind": (b"file_name\n0.png\n1.png\n\0\0\0", "labels.csv", "line 4: is not UTF-8 text"),
+    "zeros without end": (b"\0" * 3_000_000, "labels.jsonl", "line 1: is not UTF-8 text"),
+    "zero in JSON": ('{"file_name": "a\\u0000"}', "labels.jsonl", r"line 1: names 'a\\x00', which does not exist"),
+    "true after one": (
+        '{"file_name": "0.png", "label": 1}\n{"file_name": "1.png", "label": true}',
+        "labels.jsonl",
+        "line 2: label is True",
+    ),
+    "fewer columns further on": ('{"file_name": "0.png"}\n{"label": 1}', "labels.jsonl", "line 2: has no column file_"),
     "unknown column": (
         "file_name,lable\n0.png,a\n",
         "labels.csv",
@@ -257,7 +350,7 @@ BROKEN_MANIFESTS: dict[str, tuple[str | bytes, str, str]] = {
     ),
     "no file_name": ("label\na\n", "labels.csv", "line 1: has no column file_name, only label"),
     "semicolons": ("file_name;label\n0.png;a\n", "labels.csv", "line 1: separate the columns by commas"),
-    "empty": ("", "labels.csv", "is empty: its first line names the columns file_name, label, split"),
+    "empty": ("", "labels.csv", "is empty: its first line names the columns file_name, label, split, group"),
     "header only": ("file_name,label\n", "labels.csv", "lists no image"),
     "empty JSON": ("\n", "labels.jsonl", "lists no image"),
     "case": (
@@ -394,172 +487,6 @@ def test_what_is_no_parquet_file(tmp_path: Path) -> None:
     (tmp_path / "t.parquet").write_bytes(b"PAR1 not really")
     with pytest.raises(DataError, match="is not a readable parquet file"):
         open_source(tmp_path / "t.parquet")
-
-
-# Arrays
-
-
-def test_arrays_in_python_are_not_copied() -> None:
-    images = np.zeros((3, 8, 8, 3), np.uint8)
-    source = open_source((images, ["b", "", "a"]))
-    assert list(source.labels) == ["b", None, "a"]
-    assert np.shares_memory(source[1].read(), images)
-    assert list(open_source(np.zeros((2, 4, 4), np.uint8)).labels) == [None, None]
-    assert list(open_source((images, np.array([[5], [-1], [10]]))).labels) == ["5", None, "10"]
-
-
-def test_npy_and_npz(tmp_path: Path) -> None:
-    images = np.arange(3 * 4 * 4, dtype=np.uint8).reshape(3, 4, 4)
-    np.save(tmp_path / "a.npy", images)
-    assert (open_source(tmp_path / "a.npy")[2].read()[..., 0] == images[2]).all()
-    np.savez_compressed(tmp_path / "b.npz", x=images, y=[2, 1, 0], ids=["c", "a", "b"])
-    source = open_source(tmp_path / "b.npz")
-    assert ids(source) == ["a", "b", "c"]
-    assert list(source.labels) == ["1", "0", "2"]
-    assert (source[0].read()[..., 0] == images[1]).all()
-    with pytest.raises(UsageError, match="has no splits"):
-        open_source(f"{tmp_path}/b.npz:train")
-
-
-@pytest.mark.parametrize(
-    ("images", "labels", "message"),
-    [
-        (np.zeros((2, 4, 4), np.float32), None, "holds float32: images are uint8"),
-        (np.zeros((2, 4, 4), np.uint16), None, "holds uint16"),
-        (np.zeros((2, 3, 8, 8), np.uint8), None, r"move the channels last: images.transpose\(0, 2, 3, 1\)"),
-        (np.zeros((2, 8, 8, 13), np.uint8), None, "13 channels: 1 or 3 channels are understood"),
-        (np.zeros((8, 8), np.uint8), None, r"shape \(8, 8\)"),
-        (np.zeros((0, 8, 8), np.uint8), None, "none of them 0"),
-        (np.zeros((2, 4, 4), np.uint8), [1, 2, 3], r"2 images, but labels have shape \(3,\)"),
-        (np.zeros((2, 4, 4), np.uint8), [1.0, np.nan], "labels hold float64"),
-    ],
-)
-def test_arrays_that_are_no_images(images: Any, labels: Any, message: str) -> None:
-    with pytest.raises(DataError, match=message):
-        open_source((images, labels) if labels is not None else images)
-
-
-class Harm:
-    def __reduce__(self) -> tuple[Any, ...]:
-        return os.mkdir, ("harm-was-done",)
-
-
-def test_arrays_that_need_pickle_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    objects = np.array([Harm(), Harm()], dtype=object)
-    np.save("objects.npy", objects, allow_pickle=True)
-    np.savez("objects.npz", images=np.zeros((2, 4, 4), np.uint8), labels=objects)
-    Path("plain.npy").write_bytes(pickle.dumps(Harm()))
-    with zipfile.ZipFile("plain.npz", "w") as archive:
-        archive.writestr("images.npy", pickle.dumps(Harm()))
-    for name in ("objects.npy", "objects.npz", "plain.npy", "plain.npz"):
-        with pytest.raises(RefusedError, match="pickle"):
-            open_source(name)
-    with pytest.raises(RefusedError, match="array of objects"):
-        open_source(np.array([[[Harm()]]], dtype=object))
-    assert not Path("harm-was-done").exists()
-
-
-def test_broken_array_files(tmp_path: Path) -> None:
-    (tmp_path / "a.npy").write_bytes(b"hello")
-    with pytest.raises(DataError, match="is not a numpy file"):
-        open_source(tmp_path / "a.npy")
-    (tmp_path / "a.npz").write_bytes(b"hello")
-    with pytest.raises(DataError, match=r"is not a readable \.npz file"):
-        open_source(tmp_path / "a.npz")
-    np.savez(tmp_path / "b.npz", pictures=np.zeros(3))
-    with pytest.raises(DataError, match="has no array images or x, only pictures"):
-        open_source(tmp_path / "b.npz")
-    np.save(tmp_path / "cut.npy", np.zeros((4, 8, 8), np.uint8))
-    data = (tmp_path / "cut.npy").read_bytes()
-    (tmp_path / "cut.npy").write_bytes(data[:-9])
-    with pytest.raises(DataError, match=r"is not a readable \.npy file"):
-        open_source(tmp_path / "cut.npy")
-    with zipfile.ZipFile(tmp_path / "promise.npz", "w") as archive:
-        archive.writestr("images.npy", data.replace(b"(4, 8, 8)", b"(4444, 8888, 8888)").replace(b" " * 9, b"", 1))
-    with pytest.raises(DataError, match="its header promises 351,0"):
-        open_source(tmp_path / "promise.npz")
-    np.savez(tmp_path / "twice.npz", images=np.zeros((2, 4, 4), np.uint8), ids=["a", "a"])
-    with pytest.raises(DataError, match="ids are not unique: 1 of 2"):
-        open_source(tmp_path / "twice.npz")
-
-
-# Names
-
-
-def test_digits_and_their_parts() -> None:
-    parts = {
-        split: open_source(f"digits:{split}" if split else "digits") for split in ("", "train", "test", "fit", "val")
-    }
-    assert {split: len(part) for split, part in parts.items()} == {
-        "": 1797,
-        "train": 1198,
-        "test": 599,
-        "fit": 798,
-        "val": 400,
-    }
-    assert ids(parts["train"]) + ids(parts["test"]) == ids(parts[""])
-    assert ids(parts["fit"]) + ids(parts["val"]) == ids(parts["train"])
-    image = parts[""][0].read()
-    assert isinstance(image, np.ndarray)
-    assert image.shape == (8, 8, 1)
-    assert image[0, :, 0].tolist() == [round(v * 255 / 16) for v in (0, 0, 5, 13, 9, 1, 0, 0)]
-    assert list(parts[""].labels[:4]) == ["0", "1", "2", "3"]
-
-
-def test_a_folder_of_that_name_is_written_with_a_dot(image_folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
-    root = image_folder({"": 1}, name="digits")
-    monkeypatch.chdir(root.parent)
-    assert len(open_source("./digits")) == 1
-    assert len(open_source("digits")) == 1797
-
-
-def cifar_files(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A CIFAR-10 of two images a batch, with torchvision's checksums made to agree."""
-    import hashlib
-
-    from torchvision.datasets import CIFAR10
-
-    folder = root / CIFAR10.base_folder
-    folder.mkdir(parents=True)
-
-    def write(name: str, content: object) -> str:
-        data = pickle.dumps(content)
-        (folder / name).write_bytes(data)
-        return hashlib.md5(data).hexdigest()
-
-    def batch(first: int) -> dict[str, Any]:
-        return {"data": np.full((2, 3072), first, np.uint8), "labels": [first % 10, 1]}
-
-    train = [[name, write(name, batch(i))] for i, (name, _) in enumerate(CIFAR10.train_list)]
-    test = [[name, write(name, batch(77))] for name, _ in CIFAR10.test_list]
-    meta = write("batches.meta", {"label_names": list("abcdefghij")})
-    monkeypatch.setattr(CIFAR10, "train_list", train)
-    monkeypatch.setattr(CIFAR10, "test_list", test)
-    monkeypatch.setattr(CIFAR10, "meta", {**CIFAR10.meta, "md5": meta})
-
-
-def test_torchvision_sets_from_a_local_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    cifar_files(tmp_path / "my:data", monkeypatch)
-    source = open_source(f"cifar10@{tmp_path}/my:data")
-    assert len(source) == 10
-    assert list(source.labels[:4]) == ["a", "b", "b", "b"]
-    monkeypatch.setenv("TWOVIEWS_DATA", f"{tmp_path}/my:data")
-    test = open_source("cifar10:test")
-    assert list(test.labels) == ["h", "b"]
-    assert decode(test[0].read()).mean() == 77
-    assert len(open_source(f"cifar10@{tmp_path}/my:data:test")) == 2
-
-
-@pytest.mark.parametrize("spec", ["cifar10", "cifar100:test", "stl10:unlabeled"])
-def test_sets_that_are_not_there_say_how_to_get_them(
-    spec: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("TWOVIEWS_DATA", raising=False)
-    name = spec.partition(":")[0]
-    with pytest.raises(DataError, match=rf"{name} is not .* in 'data': name its folder as {name}@FOLDER.*--download"):
-        open_source(spec)
 
 
 def test_a_split_of_a_folder_without_folders(tmp_path: Path) -> None:
