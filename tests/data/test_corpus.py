@@ -265,7 +265,7 @@ def test_classes_are_sorted(names: list[str], expected: tuple[str, ...]) -> None
 
 
 @pytest.mark.parametrize(
-    ("options", "message"), [({"cache_side": 0}, "cache_side is 0"), ({"channels": 4}, "channels is 4")]
+    ("options", "message"), [({"cache_side": 0}, "cache_side is 0"), ({"channels": 0}, "channels is 0")]
 )
 def test_options_out_of_range(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):

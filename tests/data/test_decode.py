@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from twoviews.data import decode as decode_module
+from twoviews.data import photo as photo_module
 from twoviews.data.decode import OpenImage, Unreadable, decode
 from twoviews.errors import DataError
 
@@ -257,9 +257,10 @@ def test_transparency_is_laid_over_white_before_edges_mix() -> None:
 @pytest.mark.parametrize(
     ("array", "reason"),
     [
-        (np.zeros((4, 4), np.uint16), "array of uint16"),
-        (np.zeros((4, 4, 3), np.float32), "array of float32"),
-        (np.zeros((4, 4, 5), np.uint8), r"shape \(4, 4, 5\)"),
+        (np.zeros((4, 4), np.uint16), "16 bits a channel: only 8 bits a channel are taken as they are"),
+        (np.zeros((4, 4, 3), np.float32), "floating-point values: only 8 bits"),
+        (np.zeros((4, 4), np.complex64), "array of complex64"),
+        (np.zeros((4, 4, 33), np.uint8), "33 channels, above the limit of 32"),
         (np.zeros((0, 4), np.uint8), "nothing to see"),
         (np.zeros(4, np.uint8), r"shape \(4,\)"),
     ],
@@ -316,9 +317,9 @@ def test_no_warning_leaks_and_the_filters_come_back() -> None:
 
 
 def test_large_images_are_decoded_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decode_module, "_LARGE_PIXELS", 10)
+    monkeypatch.setattr(photo_module, "_LARGE_PIXELS", 10)
     inside, most = [], []
-    plain = decode_module._plain
+    plain = photo_module._plain
 
     def watch(image: Image.Image) -> Image.Image:
         inside.append(1)
@@ -327,7 +328,7 @@ def test_large_images_are_decoded_one_at_a_time(monkeypatch: pytest.MonkeyPatch)
         inside.pop()
         return result
 
-    monkeypatch.setattr(decode_module, "_plain", watch)
+    monkeypatch.setattr(photo_module, "_plain", watch)
     data = noise_jpeg()
     threads = [threading.Thread(target=decode, args=(data,)) for _ in range(8)]
     for thread in threads:

@@ -1,13 +1,18 @@
-"""Decoded arrays, and those on disk for corpora larger than memory: a folder each, memory-mapped."""
+"""Decoded arrays on disk: a folder each, memory-mapped, found again by what they were made of. Nothing is ever evicted
+unless asked for.
+
+HOME/NAMES-STAMP/  values.npy  index.json      NAMES: ids and how they are decoded; STAMP: sizes and times of the files
+HOME/NAMES-STAMP/  same.json                   the same bytes under other times: the entry that holds them
+HOME/.making-.../                              one in the making, see `building`
+"""
 
 import hashlib
 import json
 import os
 import shutil
 import sys
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,11 +21,12 @@ import numpy as np
 import PIL
 from numpy.typing import NDArray
 
-from twoviews.data.source import Source, Stored
-from twoviews.errors import ResourceError
+from twoviews.data.source import Raw, Source, Stored
+from twoviews.errors import UsageError, unknown_name
 
-_VERSION = 1  # raise it when decoding changes: what is cached then is not reused
-_VALUES, _INDEX = "values.npy", "index.json"
+_VERSION = 2  # raise it when decoding changes: what is cached then is not reused
+VALUES, INDEX, SAME = "values.npy", "index.json", "same.json"
+MAKING = ".making-"
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,6 +37,7 @@ class Decoded:
     sizes     (M, 2) int32, original (width, height)
     kept      (M,) int64, the indices into the source
     rejected  (index, reason) of the others
+    intensity  what their values were scaled by, see `data.intensity`
     """
 
     values: NDArray[np.uint8]
@@ -38,6 +45,7 @@ class Decoded:
     kept: NDArray[np.int64]
     rejected: tuple[tuple[int, str], ...]
     fingerprint: str = ""
+    intensity: str = "uint8"
 
 
 def cache_home() -> Path:
@@ -63,126 +71,159 @@ def available_memory() -> int:
     return free if limit == "max" else max(0, min(free, int(limit) - used))
 
 
-def cache_key(source: Source, *, cache_side: int | None, channels: int | None) -> str:
-    """Changes with the items, their bytes (for files: size and time of change), and how they are decoded."""
-    digest = hashlib.sha256(f"{_VERSION} {PIL.__version__} {cache_side} {channels}".encode())
-    stored = source.stamp if isinstance(source, Stored) else None
-    digest.update((stored or "").encode("utf-8", "surrogatepass"))
-    for index in range(len(source)):
-        item = source[index]
-        digest.update(b"\0" + item.id.encode("utf-8", "surrogatepass") + b"\0")
-        if stored is None:
-            digest.update(_item_stamp(item.read()))
-    return digest.hexdigest()[:40]
+@dataclass(frozen=True, slots=True)
+class Key:
+    """What an entry is found by: `names` changes with ids and settings, `stamp` with the files' sizes and times."""
+
+    names: str
+    stamp: str
+
+    def __str__(self) -> str:
+        return f"{self.names}-{self.stamp}"
+
+    @staticmethod
+    def of(source: Source, *, how: str) -> "Key":
+        """The key of a source decoded as `how` says."""
+        names = hashlib.sha256(f"{_VERSION} {PIL.__version__} {how}".encode())
+        stored = source.stamp if isinstance(source, Stored) else None
+        stamp = hashlib.sha256((stored or "").encode("utf-8", "surrogatepass"))
+        for index in range(len(source)):
+            item = source[index]
+            names.update(b"\0" + item.id.encode("utf-8", "surrogatepass"))
+            if stored is None:
+                stamp.update(_item_stamp(item.read()))
+        return Key(names.hexdigest()[:24], stamp.hexdigest()[:24])
 
 
-def _item_stamp(raw: Any) -> bytes:
+def _item_stamp(raw: Raw) -> bytes:
     if isinstance(raw, Path):
         try:
             status = raw.stat()
         except OSError:
             return b"missing"
-        return f"{status.st_size} {status.st_mtime_ns}".encode()
-    if isinstance(raw, bytes):
-        return hashlib.sha256(raw).digest()
-    array = np.ascontiguousarray(raw)
-    return hashlib.sha256(f"{array.dtype} {array.shape}".encode() + array.tobytes()).digest()
+        return f"{status.st_size} {status.st_mtime_ns} ".encode()
+    return content_of(raw)
 
 
-def find(home: Path, key: str) -> Decoded | None:
-    """The corpus of that key if its folder is whole, else None."""
-    folder = home / key
+def content_of(raw: Raw) -> bytes:
+    """16 bytes that tell the content of an undecoded image."""
+    digest = hashlib.blake2b(digest_size=16)
+    if isinstance(raw, Path):
+        try:
+            with raw.open("rb") as file:
+                while block := file.read(1 << 20):
+                    digest.update(block)
+        except OSError:
+            return bytes(16)
+    elif isinstance(raw, bytes):
+        digest.update(raw)
+    else:
+        array = np.ascontiguousarray(raw)
+        digest.update(f"{array.dtype} {array.shape}".encode() + array.tobytes())
+    return digest.digest()
+
+
+def content_of_source(source: Source, order: Sequence[int]) -> str:
+    """What `index.json` holds as `content`, from the items themselves, read in `order`."""
+    contents: list[bytes] = [b""] * len(source)
+    for index in order:
+        contents[index] = content_of(source[index].read())
+    return join_contents(contents)
+
+
+def join_contents(contents: Sequence[bytes]) -> str:
+    """The content of all items together."""
+    return hashlib.sha256(b"".join(contents)).hexdigest()
+
+
+def find(home: Path, key: Key, source: Source) -> Decoded | None:
+    """The entry made of this source, if there is a whole one: under its stamp, or else with the same bytes in it."""
+    folder = home / str(key)
+    with suppress(OSError, ValueError):
+        folder = home / str(json.loads((folder / SAME).read_text(encoding="ascii")))
+    entry = read(folder)
+    if entry is not None:
+        return entry
+    others = [path for path in sorted(home.glob(f"{key.names}-*")) if (path / INDEX).is_file()]
+    if not others:
+        return None
+    # A copy of the data, or files that were only touched: reading them again costs far less than decoding.
+    content = content_of_source(source, _order(source))
+    for other in others:
+        if _index(other).get("content") == content and (entry := read(other)) is not None:
+            (home / str(key)).mkdir(exist_ok=True)
+            (home / str(key) / SAME).write_text(json.dumps(other.name), encoding="ascii")
+            return entry
+    return None
+
+
+def _order(source: Source) -> Sequence[int]:
+    return source.storage_order.tolist() if isinstance(source, Stored) else range(len(source))
+
+
+def _index(folder: Path) -> dict[str, Any]:
     try:
-        index = json.loads((folder / _INDEX).read_text(encoding="ascii"))
-        values = np.load(folder / _VALUES, mmap_mode="r", allow_pickle=False)
-        return Decoded(
+        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return index if isinstance(index, dict) else {}
+
+
+def read(folder: Path) -> Decoded | None:
+    """The entry in a folder if it is whole, else None."""
+    index = _index(folder)
+    try:
+        values = np.load(folder / VALUES, mmap_mode="r", allow_pickle=False)
+        entry = Decoded(
             values,
             np.array(index["sizes"], dtype=np.int32).reshape(-1, 2),
             np.array(index["kept"], dtype=np.int64),
             tuple((int(at), str(reason)) for at, reason in index["rejected"]),
             str(index["fingerprint"]),
+            str(index["intensity"]),
         )
     except (OSError, ValueError, KeyError, TypeError):
         return None
+    with suppress(OSError):  # a home that may only be read serves as well
+        os.utime(folder / INDEX)  # when it was last used, for who clears up
+    return entry
 
 
-@contextmanager
-def workshop(home: Path) -> Iterator[Path]:
-    """A temporary folder inside `home`, gone at the end unless `seal` has moved it."""
-    try:
-        home.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=".making-", dir=home))
-    except OSError as error:
-        raise ResourceError(
-            f"cannot write the decoded images to {str(home)!r} ({error.strerror}): set cache_dir, or "
-            "XDG_CACHE_HOME in the environment"
-        ) from error
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What `entries` lists: bytes on disk, when it was last used (seconds since 1970), and what it is."""
+
+    name: str
+    bytes: int
+    used: float
+    what: str
 
 
-def allocate(folder: Path, shape: tuple[int, int, int, int]) -> NDArray[np.uint8]:
-    """A new memory-mapped array in `folder`. Raises ResourceError if the disk cannot hold it."""
-    path = folder / _VALUES
-    needed, free = int(np.prod(shape, dtype=object)), shutil.disk_usage(folder).free
-    message = (
-        f"the decoded images need {needed / 1e9:.2f} GB in {str(folder.parent)!r}, "
-        f"which has {free / 1e9:.2f} GB free: free some, set cache_dir, or choose a smaller cache_side"
-    )
-    if needed > free:
-        raise ResourceError(message)
-    values = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
-    if sys.platform == "linux":
-        # Without real blocks behind it, a full disk would kill the process (SIGBUS) instead of raising.
-        try:
-            with path.open("r+b") as file:
-                os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
-        except OSError as error:
-            raise ResourceError(message) from error
-    return values
+def entries(home: Path) -> list[Entry]:
+    """What lies in a cache, largest first; a part that was interrupted is an entry too."""
+    found = []
+    for path in sorted(home.iterdir()) if home.is_dir() else []:
+        files = [path] if path.is_file() else [p for p in path.rglob("*") if p.is_file()]
+        index = _index(path)
+        shape = " x ".join(map(str, index.get("shape", ())))
+        what = f"{shape} of {index.get('spec', '?')}" if index else "notes"
+        if path.name.startswith(MAKING):
+            what = "unfinished: is continued when the same data are decoded again"
+        elif path.name == "indexes":
+            what = "where the members of archives lie"
+        sizes = [(p.stat().st_blocks * 512, p.stat().st_mtime) for p in files]
+        found.append(Entry(path.name, sum(s for s, _ in sizes), max((t for _, t in sizes), default=0.0), what))
+    return sorted(found, key=lambda entry: (-entry.bytes, entry.name))
 
 
-def seal(folder: Path, *, home: Path, key: str, entry: Decoded) -> Decoded:
-    """Give a finished folder its name, and open it for reading."""
-    path = folder / _VALUES
-    header = {"descr": "|u1", "fortran_order": False, "shape": entry.values.shape}
-    with path.open("r+b") as file:
-        # Rows of images rejected while decoding leave a rest at the end; the header keeps its length, being
-        # padded.
-        before = _header_length(path)
-        np.lib.format.write_array_header_1_0(file, header)
-        assert file.tell() == before
-        file.truncate(before + entry.values.size)
-        os.fsync(file.fileno())
-    index = {
-        "sizes": entry.sizes.tolist(),
-        "kept": entry.kept.tolist(),
-        "rejected": entry.rejected,
-        "fingerprint": entry.fingerprint,
-    }
-    with (folder / _INDEX).open("w", encoding="ascii") as text:
-        json.dump(index, text)
-        text.flush()
-        os.fsync(text.fileno())
-    target = home / key
-    if target.exists() and find(home, key) is None:
-        shutil.rmtree(target, ignore_errors=True)
-    try:
-        folder.rename(target)
-    except OSError as error:
-        # Another process may have made the same corpus meanwhile: theirs is as good.
-        if not target.exists():
-            raise ResourceError(f"cannot name the cache {str(target)!r}: {error.strerror}") from error
-    found = find(home, key)
-    if found is None:
-        raise ResourceError(f"the cache {str(target)!r} cannot be read back: remove it and try again")
-    return found
-
-
-def _header_length(path: Path) -> int:
-    with path.open("rb") as file:
-        np.lib.format.read_magic(file)
-        np.lib.format.read_array_header_1_0(file)
-        return file.tell()
+def remove(home: Path, names: Sequence[str]) -> list[Entry]:
+    """Delete entries by name, or all; what was deleted. Raises UsageError for an unknown name."""
+    listed = {entry.name: entry for entry in entries(home)}
+    chosen = list(listed) if list(names) == ["all"] else list(names)
+    for name in chosen:
+        if name not in listed:
+            raise unknown_name("cache entry", name, listed) if listed else UsageError(f"the cache {home} is empty")
+    for name in chosen:
+        path = home / name
+        path.unlink() if path.is_file() else shutil.rmtree(path, ignore_errors=True)
+    return [listed[name] for name in chosen]

@@ -3,20 +3,23 @@
 import csv
 import hashlib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from twoviews.data import cache
+from twoviews.data import building, cache
 from twoviews.data.arrays import ArraySource
-from twoviews.data.assemble import Assembly
-from twoviews.data.source import Source, Spec, open_source
+from twoviews.data.assemble import Assembly, Memory, Storage
+from twoviews.data.chosen import without
+from twoviews.data.source import Grouped, Source, Spec, open_source
 from twoviews.errors import DataError, UsageError, unknown_name
 from twoviews.narrate import Narrator, quiet
 
+KEPT_IN_MEMORY = 256 << 20
+"""Bytes of decoded images up to which decoding anew takes seconds: not worth a file in the user's cache."""
 _HASH_BYTES = 1 << 24
 
 
@@ -32,11 +35,13 @@ class Rejected:
 class Corpus:
     """Decoded images with their labels. Never write to `values`: they may be a file or the caller's array.
 
-    values       (N, H, W, C) uint8, C in {1, 3}
+    values       (N, H, W, C) uint8, C from 1 to 32
     sizes        (N, 2) int32, original (width, height)
     labels       (N,) int64 into `classes`, -1 = none
     classes      sorted; numerically when all are whole numbers
     fingerprint  sha256 over values, sizes and ids, not over the labels
+    intensity    what the files' values were scaled by; `uint8` means not at all
+    groups       N names of what items have in common (a patient, a session), or None where none is known
     """
 
     values: NDArray[np.uint8]
@@ -47,6 +52,8 @@ class Corpus:
     rejected: tuple[Rejected, ...]
     fingerprint: str
     spec: str
+    intensity: str = "uint8"
+    groups: tuple[str | None, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -75,6 +82,7 @@ class Corpus:
             labels=self.labels[at],
             rejected=(),
             fingerprint=fingerprint(values, sizes, ids),
+            groups=None if self.groups is None else tuple(self.groups[i] for i in at.tolist()),
         )
 
     def relabel(self, classes: Sequence[str]) -> "Corpus":
@@ -107,19 +115,28 @@ def load_corpus(
     *,
     cache_side: int | None = None,
     channels: int | None = None,
+    intensity: str = "auto",
+    background: str = "white",
+    pages: str = "auto",
+    labels: str | Path | None = None,
+    exclude: Collection[str] = (),
     download: bool = False,
     cache_dir: Path | None = None,
     memory_limit: int | None = None,
     narrator: Narrator | None = None,
 ) -> Corpus:
-    """Decode everything behind `spec` (see `open_source`) into one array.
+    """Decode everything behind `spec` (see `open_source`, also for `labels`) into one array.
 
     Images of one size not above `cache_side` pixels are kept as they are; else each is resized as a whole,
     antialiased, into a square of `cache_side`, never above the largest side found. None: 128, and one size up
-    to 256 is kept. `channels`: 1 or 3, by default 1 if every image is greyscale. Arrays of fitting form are
-    taken without a copy. Above `memory_limit` bytes (half of the free memory by default) the array is a
-    memory-mapped file in `cache_dir` (the user's cache by default), and found there the next time. What
-    cannot be decoded is listed in `rejected`.
+    to 256 is kept. `channels`: 1, 3, or the number of bands, by default the images' own: 1 if every image is greyscale.
+    `intensity`: how values become 8 bits (`auto`, `uint8`, `uint16`, `file`, `percentile:1,99`, `window:LEVEL,WIDTH`,
+    `range:LOW,HIGH`); what it comes to is told and is in the result. `background`: colour under transparent pixels.
+    `pages` of TIFF and DICOM files: `first`, `channels`, or `auto`, as the file itself says. `exclude`: ids left out.
+
+    Arrays of fitting form are taken without a copy. Above `memory_limit` bytes (256 MiB by default) the array is a
+    memory-mapped file in `cache_dir` (the user's cache by default), and found there the next time. What cannot be
+    decoded is listed in `rejected`.
 
     Raises DataError for missing or empty data, no readable image, or more rejected than accepted;
     ResourceError if the disk is full.
@@ -127,30 +144,32 @@ def load_corpus(
     >>> load_corpus("digits:train")
     Corpus('digits:train': 1198 images 8x8x1, 10 classes)
     """
-    if cache_side is not None and cache_side < 1:
-        raise UsageError(f"cache_side is {cache_side}: give at least 1 pixel")
-    if channels not in (None, 1, 3):
-        raise UsageError(f"channels is {channels}: give 1 (greyscale) or 3 (RGB)")
+    storage = Storage(cache_side, channels, intensity, background, pages)
     narrator = narrator or quiet()
-    source = open_source(spec, download=download)
+    source = open_source(spec, labels=labels, download=download)
+    if exclude:
+        source = without(source, exclude)
     if not len(source):
-        raise DataError(f"{source.spec!r} holds no image")
+        raise DataError(f"{source.spec!r} holds no image" + (" that is not excluded" if exclude else ""))
     home = Path(cache_dir) if cache_dir is not None else cache.cache_home()
-    limit = cache.available_memory() // 2 if memory_limit is None else memory_limit
-    found = _take_array(source, cache_side, channels) or _decode(
-        source, cache_side=cache_side, channels=channels, home=home, limit=limit, narrator=narrator
-    )
-    ids = tuple(source[i].id for i in found.kept.tolist())
+    found = _take_array(source, storage) or _decode(source, storage, home=home, limit=memory_limit, narrator=narrator)
+    kept = found.kept.tolist()
+    ids = tuple(source[i].id for i in kept)
     if len(set(ids)) < len(ids):
         raise DataError(f"{source.spec!r} gives {len(ids) - len(set(ids))} ids twice: ids must be unique")
-    labels, classes = _number_labels([source.labels[i] for i in found.kept.tolist()])
+    numbers, classes = _number_labels([source.labels[i] for i in kept])
     rejected = tuple(Rejected(source[i].id, reason) for i, reason in found.rejected)
     if rejected:
         narrator.warn(
             f"{len(rejected)} of {len(source)} images rejected, the first {rejected[0].id!r}: {rejected[0].reason}"
         )
     mark = found.fingerprint or fingerprint(found.values, found.sizes, ids)
-    return Corpus(found.values, found.sizes, ids, labels, classes, rejected, mark, source.spec)
+    groups = None
+    if isinstance(source, Grouped) and any(group is not None for group in source.groups):
+        groups = tuple(source.groups[i] for i in kept)
+    return Corpus(
+        found.values, found.sizes, ids, numbers, classes, rejected, mark, source.spec, found.intensity, groups
+    )
 
 
 def fingerprint(values: NDArray[np.uint8], sizes: NDArray[np.int32], ids: Iterable[str]) -> str:
@@ -166,10 +185,14 @@ def fingerprint(values: NDArray[np.uint8], sizes: NDArray[np.int32], ids: Iterab
 
 
 def write_manifest(path: Path, corpus: Corpus) -> None:
-    """CSV `id,label,width,height`, a row an image; `read_csv` gives every name back, whatever its bytes."""
+    """CSV `id,label,width,height,content`, a row an image, `content` its key as of `Corpus.content_keys`.
+
+    `read_csv` gives every name back, whatever its bytes.
+    """
     labels = [corpus.classes[i] if i >= 0 else "" for i in corpus.labels.tolist()]
-    rows = zip(corpus.ids, labels, corpus.sizes[:, 0].tolist(), corpus.sizes[:, 1].tolist(), strict=True)
-    _write_csv(path, ("id", "label", "width", "height"), rows)
+    keys = [key.hex() for key in corpus.content_keys()]
+    rows = zip(corpus.ids, labels, corpus.sizes[:, 0].tolist(), corpus.sizes[:, 1].tolist(), keys, strict=True)
+    _write_csv(path, ("id", "label", "width", "height", "content"), rows)
 
 
 def write_rejected(path: Path, corpus: Corpus) -> None:
@@ -183,6 +206,17 @@ def read_csv(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+def read_excluded(path: Path) -> tuple[str, ...]:
+    """The ids in a CSV file with a column `id`, as `twoviews check --out` writes it. Raises DataError."""
+    try:
+        rows = read_csv(path)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{str(path)!r}, the list of items to exclude, cannot be read: {error}") from error
+    if rows and rows[0].get("id") is None:
+        raise DataError(f"{str(path)!r} has no column id, only {', '.join(map(str, rows[0]))}")
+    return tuple(row["id"] for row in rows)
+
+
 def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[str | int]]) -> None:
     # Text is always quoted: a bare carriage return would otherwise end the row. surrogateescape writes a
     # name's own bytes.
@@ -194,12 +228,17 @@ def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[str | 
     temporary.replace(path)
 
 
-def _take_array(source: Source, cache_side: int | None, channels: int | None) -> cache.Decoded | None:
+def _take_array(source: Source, storage: Storage) -> cache.Decoded | None:
     """The array of an array source as it is, if its form is the one asked for."""
-    if not isinstance(source, ArraySource):
+    if not isinstance(source, ArraySource) or source.images.dtype != np.uint8:
         return None
+    if storage.intensity not in ("auto", "uint8", "uint16"):
+        return None
+    side, channels = storage.cache_side, storage.channels
     count, height, width, depth = source.images.shape
-    if (cache_side is not None and max(height, width) > cache_side) or (channels == 1 and depth == 3):
+    if (side is not None and max(height, width) > side) or not (
+        channels in (None, depth) or (channels, depth) == (3, 1)
+    ):
         return None
     values = source.images
     if channels == 3 and depth == 1:
@@ -208,37 +247,35 @@ def _take_array(source: Source, cache_side: int | None, channels: int | None) ->
     return cache.Decoded(values, sizes, np.arange(count, dtype=np.int64), ())
 
 
-def _decode(
-    source: Source,
-    *,
-    cache_side: int | None,
-    channels: int | None,
-    home: Path,
-    limit: int,
-    narrator: Narrator,
-) -> cache.Decoded:
-    key = ""
+def _decode(source: Source, storage: Storage, *, home: Path, limit: int | None, narrator: Narrator) -> cache.Decoded:
+    key = None
     if home.is_dir():  # something has been cached here before: stamps are far cheaper than headers
-        key = cache.cache_key(source, cache_side=cache_side, channels=channels)
-        ready = cache.find(home, key)
+        key = cache.Key.of(source, how=repr(storage))
+        ready = cache.find(home, key, source)
         if ready is not None:
-            narrator.say(f"decoded images found in {home / key}")
+            narrator.say(f"decoded images found in {home / str(key)}")
             return ready
-    assembly = Assembly(source, cache_side=cache_side, channels=channels, narrator=narrator)
-    form = assembly.look(budget=limit)
+    assembly = Assembly(source, storage=storage, narrator=narrator)
+    free = cache.available_memory() // 2
+    form = assembly.look(budget=min(limit if limit is not None else KEPT_IN_MEMORY, free))
     size = f"{form.width} x {form.height} x {form.channels}"
     narrator.chose("stored images", size, form.reason)
     needed = len(source) * form.height * form.width * form.channels
-    if assembly.decoded or needed <= limit:
-        return assembly.decode(form, lambda shape: np.empty(shape, np.uint8))
-    narrator.chose("decoded images in", str(home), f"{needed / 1e9:.2f} GB are above {limit / 1e9:.2f} GB of memory")
-    key = key or cache.cache_key(source, cache_side=cache_side, channels=channels)
-    with cache.workshop(home) as folder:
-        made = assembly.decode(form, lambda shape: cache.allocate(folder, shape))
+    if assembly.decoded or needed <= (limit if limit is not None else KEPT_IN_MEMORY):
+        return assembly.decode(form, Memory())
+    if limit is None and needed <= free and not building.has_room(home, needed):
+        narrator.warn(f"no room for {needed / 1e9:.2f} GB in {home}: the decoded images stay in memory, for this time")
+        return assembly.decode(form, Memory())
+    narrator.chose("decoded images in", str(home), f"{needed / 1e9:.2f} GB, found there the next time")
+    key = key or cache.Key.of(source, how=repr(storage))
+    with building.building(home, key, narrator=narrator) as work:
+        made_meanwhile = cache.read(home / str(key))
+        if made_meanwhile is not None:
+            return made_meanwhile
+        made = assembly.decode(form, work)
         ids = (source[i].id for i in made.kept.tolist())
         mark = fingerprint(made.values, made.sizes, ids)
-        entry = replace(made, fingerprint=mark)
-        return cache.seal(folder, home=home, key=key, entry=entry)
+        return work.seal(home=home, key=key, entry=replace(made, fingerprint=mark), source=source)
 
 
 def sort_classes(names: Iterable[str]) -> tuple[str, ...]:

@@ -11,18 +11,22 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from twoviews.errors import DataError, UsageError, unknown_name
+from twoviews.errors import DataError, RefusedError, TwoviewsError, UsageError, unknown_name
 
 Raw: TypeAlias = Image.Image | NDArray[Any] | bytes | Path
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One image that exists: `id` is stable and unique in its source, `read` gives it undecoded."""
+    """One image that exists: `id` is stable and unique in its source, `read` gives it undecoded.
+
+    `group` names what it has in common with others that are not independent of it: a patient, a camera, a session.
+    """
 
     id: str
     label: str | None
     read: Callable[[], Raw]
+    group: str | None = None
 
 
 @runtime_checkable
@@ -38,6 +42,14 @@ class Source(Protocol):
 
 
 @runtime_checkable
+class Grouped(Protocol):
+    """A source whose items have groups; the same as each `Item.group`."""
+
+    @property
+    def groups(self) -> Sequence[str | None]: ...
+
+
+@runtime_checkable
 class Stored(Protocol):
     """A source that is cheaper to read in another order than that of its ids."""
 
@@ -49,45 +61,74 @@ class Stored(Protocol):
         ...
 
 
-Spec: TypeAlias = str | Path | Source | NDArray[Any] | tuple[NDArray[Any], Any]
+# Any: torch is not imported to name its tensors and data sets.
+Spec: TypeAlias = str | Path | Source | NDArray[Any] | tuple[Any, Any] | Sequence[str | Path] | Any
+
+MANIFESTS = frozenset((".csv", ".tsv", ".jsonl"))
+TABLES = frozenset((".parquet", ".arrow", ".feather"))
+SHARDS = frozenset((".tar",))
+# What only pickle can read.
+PICKLES = frozenset((".pt", ".pth", ".pt2", ".ckpt", ".bin", ".pkl", ".pickle", ".joblib"))
+COMPRESSED = frozenset((".gz", ".tgz", ".bz2", ".tbz2", ".xz", ".txz", ".zst", ".7z", ".rar"))
+KINDS = "a folder, an image, .csv, .tsv, .jsonl, .parquet, .arrow, .tar, .zip, .npy or .npz"
 
 
-def open_source(spec: Spec, *, download: bool = False) -> Source:
-    """The items behind `spec`: a path, a data set's name, arrays, or a source, which is returned as it is.
+def open_source(spec: Spec, *, labels: str | Path | None = None, download: bool = False) -> Source:
+    """The items behind `spec`: paths, a data set's name, arrays, or a source, which is returned as it is.
 
-    - a folder, with or without class folders (`FOLDER:train` is its sub-folder);
-    - `.csv` or `.jsonl` with `file_name,label[,split]` (`FILE:train` keeps one split);
-    - `.parquet` with `img|image` or `file_name|path`, and `label`; `.npy`, `.npz`;
-    - `digits[:train|:test|:fit|:val]`, `cifar10[@FOLDER][:train|:test]`, `cifar100`, `stl10[:unlabeled]`;
-    - `(N, H, W)` or `(N, H, W, C)` uint8, or a tuple (images, labels).
+    - a folder, with or without class folders (`FOLDER:train` is its sub-folder); one image; a list of paths, or a
+      pattern as `photos/**/*.jpg` and `shards/{0000..0099}.tar`;
+    - `.csv`, `.tsv` or `.jsonl` with `file_name[,label][,split][,group]` (`FILE:train` keeps one split), and folders
+      with a `metadata.csv` or `metadata.jsonl`;
+    - `.parquet` and `.arrow` with `img|image` or `file_name|path`, and `label`; folders of them, as Hugging Face
+      writes; `hf:NAME[:split]` by the package `datasets`;
+    - `.tar` (WebDataset) and `.zip`, read where they lie; `.npy`, `.npz`;
+    - `digits[:train|:test|:fit|:val]`, `cifar10[@FOLDER][:train|:test]`, `cifar100`, `stl10[:unlabeled]`,
+      `torchvision:NAME[@FOLDER][:split]`;
+    - arrays (N, H, W) or (N, H, W, C), torch tensors (N, C, H, W), each alone or as (images, labels), and any
+      map-style `torch.utils.data.Dataset`.
 
-    A folder that has the name of a data set is written `./digits`. Raises DataError for what is missing,
-    empty or malformed, UsageError for an unknown name, RefusedError for arrays that need pickle.
+    `labels`: a manifest whose labels, splits and groups are joined to the items by id. A folder that has the name of a
+    data set is written `./digits`. Raises DataError for what is missing, empty or malformed, UsageError for an unknown
+    name, RefusedError for what needs pickle.
 
     >>> source = open_source("digits:test")
     >>> len(source), source[0].label
     (599, '4')
     """
+    if labels is not None:
+        from twoviews.data.joined import join_labels
+
+        return join_labels(spec, Path(labels), download=download)
+    if isinstance(spec, str):
+        return _open_text(spec, download=download)
+    if isinstance(spec, Path):
+        return _open_path(str(spec))
     if isinstance(spec, np.ndarray):
         from twoviews.data.arrays import from_arrays
 
         return from_arrays(spec)
-    if isinstance(spec, tuple):
-        from twoviews.data.arrays import from_arrays
-
-        if len(spec) != 2:
-            raise UsageError(f"a tuple of data is (images, labels), got {len(spec)} parts")
-        return from_arrays(spec[0], spec[1])
-    if isinstance(spec, str):
-        from twoviews.data.named import open_named
-
-        named = open_named(spec, download=download)
-        return _open_path(spec) if named is None else named
-    if isinstance(spec, Path):
-        return _open_path(str(spec))
     if isinstance(spec, Source):
         return spec
-    raise UsageError(f"cannot read data from {type(spec).__name__}: give a path, a name, an array or a Source")
+    if isinstance(spec, list | tuple) and spec and all(isinstance(part, str | Path) for part in spec):
+        from twoviews.data.joined import open_all
+
+        return open_all([str(part) for part in spec], download=download)
+    from twoviews.data.handed import open_handed
+
+    return open_handed(spec)
+
+
+def _open_text(spec: str, *, download: bool) -> Source:
+    head, colon, rest = spec.partition(":")
+    if colon and head == "hf":
+        from twoviews.data.hub import open_hub
+
+        return open_hub(rest, spec=spec)
+    from twoviews.data.named import open_named
+
+    named = open_named(spec, download=download)
+    return _open_path(spec) if named is None else named
 
 
 def _open_path(spec: str) -> Source:
@@ -100,39 +141,75 @@ def _open_path(spec: str) -> Source:
             path, split = Path(head).expanduser(), tail
     try:
         if path.is_dir():
-            from twoviews.data.folder import open_folder
-
-            return open_folder(path, split=split)
+            return _open_folder(path, split)
         if path.is_file():
             return _open_file(path, split)
+        if not os.path.lexists(path):
+            from twoviews.data.joined import open_pattern
+
+            found = open_pattern(spec)
+            if found is not None:
+                return found
     except PermissionError as error:
         raise DataError(f"{str(path)!r} may not be read: {error.strerror}") from error
     raise _missing(spec, path)
 
 
+def _open_folder(path: Path, split: str | None) -> Source:
+    """A folder of images, unless it holds what says more: a data set of Hugging Face's, its metadata, only shards."""
+    from twoviews.data.folder import find_special, open_folder
+
+    special = find_special(path, split=split)
+    if special is None:
+        return open_folder(path, split=split)
+    kind, files = special
+    if kind == "manifest":
+        return _open_file(files[0], split if files[0].parent == path else None)
+    if kind == "shards":
+        from twoviews.data.shards import open_shards
+
+        return open_shards(files, spec=str(path))
+    from twoviews.data.table import open_tables
+
+    return open_tables(files, split=split, spec=str(path) if split is None else f"{path}:{split}")
+
+
 def _open_file(path: Path, split: str | None) -> Source:
-    match path.suffix.lower():
-        case ".csv" | ".jsonl":
-            from twoviews.data.manifest import open_manifest
+    suffix = path.suffix.lower()
+    if suffix in MANIFESTS:
+        from twoviews.data.manifest import open_manifest
 
-            return open_manifest(path, split=split)
-        case ".parquet":
-            from twoviews.data.table import open_parquet
+        return open_manifest(path, split=split)
+    if suffix in TABLES:
+        from twoviews.data.table import open_tables
 
-            return open_parquet(path, split=split)
-        case ".npy" | ".npz":
-            from twoviews.data.arrays import open_arrays
+        return open_tables([path], split=split, spec=str(path) if split is None else f"{path}:{split}")
+    if split is not None:
+        raise UsageError(f"{path.name!r} has no splits, but {split!r} was asked for: drop ':{split}'")
+    if suffix in SHARDS:
+        from twoviews.data.shards import open_shards
 
-            if split is not None:
-                raise UsageError(f"{path.name!r} has no splits, but {split!r} was asked for: drop ':{split}'")
-            return open_arrays(path)
-        case suffix:
-            raise DataError(
-                f"{str(path)!r} is no data set (suffix {suffix!r}): give a folder, .csv, .jsonl, .parquet, .npy or .npz"
-            )
+        return open_shards([path], spec=str(path))
+    if suffix == ".zip":
+        from twoviews.data.zipped import open_zip
+
+        return open_zip(path)
+    if suffix in (".npy", ".npz"):
+        from twoviews.data.arrays import open_arrays
+
+        return open_arrays(path)
+    from twoviews.data.folder import SUFFIXES, FileSource
+
+    if suffix in SUFFIXES:
+        return FileSource(str(path), path.parent, (path.name,), (None,))
+    if suffix in PICKLES:
+        raise RefusedError(f"{str(path)!r} can only be read by pickle, which could run code: save the images as .npy")
+    if suffix in COMPRESSED:
+        raise DataError(f"{str(path)!r} is compressed as a whole, so no item can be read by itself: decompress it once")
+    raise DataError(f"{str(path)!r} is no data set (suffix {suffix!r}): give {KINDS}")
 
 
-def _missing(spec: str, path: Path) -> Exception:
+def _missing(spec: str, path: Path) -> TwoviewsError:
     from twoviews.data.named import NAMES
 
     bare = spec.partition(":")[0].partition("@")[0]
