@@ -36,7 +36,17 @@ class Data(Section):
     """Side of a view in pixels; by default that of the images when they are all small and of one size, else 96."""
     cache_side: Annotated[int, Field(ge=4, le=4096)] | None = None
     """Side of the stored square in pixels; 1.25 x image size by default."""
-    channels: Literal[1, 3] | None = None
+    channels: Annotated[int, Field(ge=1, le=32)] | None = None
+    """Of the stored images: 1, 3 or the number of bands; the images' own by default."""
+    intensity: str = "auto"
+    """How values become 8 bits: auto, uint8, uint16, file, percentile:LOW,HIGH, window:LEVEL,WIDTH or range:LOW,HIGH.
+    What `auto` and `percentile` come to on the pool is recorded, and holds for all that the encoder meets later."""
+    background: str = "white"
+    """Colour under transparent pixels."""
+    pages: Literal["auto", "first", "channels"] = "auto"
+    """Of TIFF and DICOM files: the first page, all of them as channels, or as the file itself says."""
+    exclude: str | None = None
+    """CSV with a column `id`: items that are left out, as `twoviews check --out` writes it."""
 
 
 class ViewOptions(Section):
@@ -46,7 +56,12 @@ class ViewOptions(Section):
     size: Annotated[int, Field(ge=4, le=2048)] | None = None
     """Side of a training view in pixels; image_size by default. Random crops enlarge what they show, so training on
     smaller views than the encoder meets later costs less and fits the scale of objects (Touvron et al. 2019)."""
-    normalization: str = "symmetric"
+    normalization: str = "auto"
+    """Mean and standard deviation a channel: symmetric, imagenet, none, or measured on the pool. `auto`: symmetric for
+    8-bit images in grey or RGB, measured for all others."""
+    mean: tuple[float, ...] | None = None
+    std: Annotated[tuple[Positive, ...], Field(min_length=1)] | None = None
+    """What `measured` came to."""
     min_scale: Positive | None = None
     strength: NonNegative | None = None
     blur: Fraction | None = None

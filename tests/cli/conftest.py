@@ -67,6 +67,12 @@ def write_images(path: Path, *, count: int, seed: int, classes: Sequence[str] | 
     return path
 
 
+@pytest.fixture(scope="session")
+def images() -> Callable[..., Path]:
+    """`images(path, count=, seed=)`: see `write_images`."""
+    return write_images
+
+
 @dataclass(frozen=True)
 class Place:
     """Data on disk, and a run that was pretrained and evaluated on it; tests only read them."""

@@ -27,9 +27,9 @@ def refused(outcome: Any, code: int, *words: str) -> str:
     return str(last)
 
 
-def draw(folder: Path, *names: str) -> Path:
+def draw(folder: Path, *names: str, first_seed: int = 0) -> Path:
     """8x8 PNG files."""
-    for seed, name in enumerate(names):
+    for seed, name in enumerate(names, first_seed):
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         pixels = np.random.default_rng(seed).integers(0, 256, (8, 8), dtype=np.uint8)
@@ -267,8 +267,13 @@ class TestLabels:
 
     def test_one_class(self, place: Any, twoviews: Command, tmp_path: Path) -> None:
         data = draw(tmp_path / "labelled", *(f"only/{i}.png" for i in range(6)))
+        test = draw(tmp_path / "test", *(f"only/{i}.png" for i in range(6)), first_seed=50)
         words = "the labelled data has one class ('only'): a comparison needs at least two"
-        refused(self.evaluate(place, twoviews, "--labels-per-class", 1, train=data, test=data), 3, words)
+        refused(self.evaluate(place, twoviews, "--labels-per-class", 1, train=data, test=test), 3, words)
+
+    def test_train_that_lies_in_test(self, place: Any, twoviews: Command, tmp_path: Path) -> None:
+        words = ("every item of --train", "lies in --test", "give other data")
+        refused(self.evaluate(place, twoviews, "--labels-per-class", 1, train=place.test), 3, *words)
 
     def test_more_labels_than_there_are(self, place: Any, twoviews: Command, tmp_path: Path) -> None:
         # A fifth of 15 a class is held out for validation.
@@ -278,7 +283,8 @@ class TestLabels:
         )
         names = [f"many/{i}.png" for i in range(10)] + [f"few/{i}.png" for i in range(3)]
         data = draw(tmp_path / "labelled", *names)
-        outcome = self.evaluate(place, twoviews, "--labels-per-class", "5", "--val", data, train=data, test=data)
+        test = draw(tmp_path / "test", *names, first_seed=50)
+        outcome = self.evaluate(place, twoviews, "--labels-per-class", "5", "--val", data, train=data, test=test)
         refused(outcome, 3, "5 labels a class were asked for, but class 'few' has 3: ask for 3 or fewer")
 
     def test_no_labels(self, place: Any, twoviews: Command) -> None:

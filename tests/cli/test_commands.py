@@ -82,6 +82,7 @@ class TestPretrain:
         with (place.run / "manifest.csv").open(newline="") as file:
             rows = list(csv.DictReader(file))
         assert len(rows) == 60
+        assert len(rows[1].pop("content")) == 32
         assert rows[1] == {"id": "01", "label": "b", "width": "8", "height": "8"}
         assert (place.run / "rejected.csv").read_text().splitlines() == ['"id","reason"']
 
@@ -190,9 +191,12 @@ class TestEvaluate:
         assert right == pytest.approx(classifier["accuracy"], abs=1e-4)
         assert np.sum(classifier["confusion"]) == len(rows) == 40
 
-    def test_a_table_for_people_and_budgets_of_all(self, place: Any, twoviews: Command, tmp_path: Path) -> None:
+    def test_a_table_for_people_and_budgets_of_all(
+        self, place: Any, twoviews: Command, tmp_path: Path, images: Callable[..., Path]
+    ) -> None:
         run = shutil.copytree(place.run, tmp_path / "run")
-        arguments = ["evaluate", run, "--train", place.train, "--test", place.test, "--val", place.test]
+        val = images(tmp_path / "val.npz", count=20, seed=8)
+        arguments = ["evaluate", run, "--train", place.train, "--test", place.test, "--val", val]
         outcome = done(twoviews(*arguments, "--arms", "linear,knn", "--labels-per-class", "all,2", "--seeds", 2))
         for words in ("2 a class", "all labels", "knn", "linear", "No verdict", f"report: {run / 'report.html'}"):
             assert words in outcome.out

@@ -32,10 +32,18 @@ CLASSES = ["-c", '"><script>alert(2)<']
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("photos")
+    return draw(tmp_path_factory.mktemp("photos"), first_seed=0)
+
+
+@pytest.fixture(scope="module")
+def others(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return draw(tmp_path_factory.mktemp("others"), first_seed=100)
+
+
+def draw(folder: Path, *, first_seed: int) -> Path:
     for number, kind in enumerate(CLASSES):
         (folder / kind).mkdir()
-        for seed, name in enumerate(NAMES):
+        for seed, name in enumerate(NAMES, first_seed):
             pixels = np.random.default_rng(seed).integers(100 * number, 100 * number + 99, (8, 8), dtype=np.uint8)
             try:
                 Image.fromarray(pixels).save(folder / kind / name, format="PNG")
@@ -53,7 +61,7 @@ def rows_of(path: Path) -> list[dict[str, str]]:
 
 
 def test_every_command(
-    photos: Path, twoviews: Callable[..., Any], tiny: list[str], tmp_path: Path, hasty: None
+    photos: Path, others: Path, twoviews: Callable[..., Any], tiny: list[str], tmp_path: Path, hasty: None
 ) -> None:
     def done(*arguments: object) -> Any:
         outcome = twoviews(*arguments)
@@ -67,7 +75,7 @@ def test_every_command(
     done("pretrain", photos, "--out", run, "--epochs", 1, "--encoder", "convnet_tiny", *tiny)
     assert [row["id"] for row in rows_of(run / "manifest.csv")] == IDS
 
-    arguments = ["--train", photos, "--test", photos, "--labels-per-class", 1, "--seeds", 1, "--arms", "linear"]
+    arguments = ["--train", photos, "--test", others, "--labels-per-class", 1, "--seeds", 1, "--arms", "linear"]
     done("evaluate", run, *arguments)
     predictions = rows_of(run / "evaluation" / "predictions.csv")
     assert [row["id"] for row in predictions] == IDS

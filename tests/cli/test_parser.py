@@ -12,21 +12,24 @@ from twoviews.cli.parser import build_parser
 
 # Scripts stand on these: what is here stays, and a new option is added here. `*` marks what must be given.
 FROZEN = """
+cache [remove NAME] --json --quiet
 check DATA --download --json --quiet
 demo --json --out --overwrite --quiet
-embed RUN DATA --devices --download --json --out* --overwrite --quiet
+embed RUN DATA --devices --download --json --labels --out* --overwrite --quiet
 encoders --json --quiet
-evaluate RUN --arms --devices --download --json --labels-per-class --minutes --quiet --seeds --test* --train* --val
+evaluate RUN --arms --devices --download --exclude --json --labels --labels-per-class --minutes --quiet --seeds \
+--test* --train* --val
 methods --json --quiet
 predict RUN DATA --download --json --quiet
-pretrain DATA --batch-size --devices --download --encoder --epochs --image-size --init --json \
+pretrain DATA --batch-size --devices --download --encoder --epochs --exclude --image-size --init --json \
 --micro-batch --minutes --out* --overwrite --probe-data --quiet --recipe --seed --set
 recipes [show NAME] --json --quiet
 report RUN --json --out --quiet
 resume RUN --anyway --devices --json --micro-batch --quiet
-run DATA --arms --batch-size --devices --download --encoder --epochs --image-size --init --json --labels-per-class \
+run DATA --arms --batch-size --devices --download --encoder --epochs --exclude --image-size --init --json --labels \
+--labels-per-class \
 --micro-batch --minutes --out* --overwrite --probe-data --quiet --recipe --seed --seeds --set --test* --train* --val
-views DATA --download --image-size --json --out* --quiet --recipe --seed
+views DATA --download --image-size --json --out* --quiet --recipe --seed --set
 """
 
 

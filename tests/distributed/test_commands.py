@@ -45,8 +45,11 @@ def twoviews(*words: str | Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("data") / "pool.npz"
-    rng = np.random.default_rng(0)
+    return write_images(tmp_path_factory.mktemp("data") / "pool.npz", seed=0)
+
+
+def write_images(path: Path, *, seed: int) -> Path:
+    rng = np.random.default_rng(seed)
     labels = np.arange(600) % 3
     images = rng.integers(0, 120, (600, 8, 8)) + 40 * labels[:, None, None]
     np.savez(path, images=images.astype(np.uint8), labels=labels)
@@ -272,7 +275,8 @@ def test_resumed_by_processes_that_cannot_share(
 def test_evaluate_and_embed(data: Path, alone: Run, together: Any, tmp_path: Path) -> None:
     """On one encoder: rows, verdict, classifier and vectors are those of one process."""
     run = together[0]
-    words = ["--train", str(data), "--test", str(data), "--labels-per-class", "1,5", "--seeds", "2", "--quiet"]
+    test = write_images(tmp_path / "test.npz", seed=1)
+    words = ["--train", str(data), "--test", str(test), "--labels-per-class", "1,5", "--seeds", "2", "--quiet"]
     copy = tmp_path / "copy"
     for folder in (run.path, copy):
         if folder == copy:

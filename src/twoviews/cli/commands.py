@@ -2,8 +2,10 @@
 
 import argparse
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from statistics import mean, stdev
+from time import localtime, strftime
 from typing import Any
 
 from twoviews.cli.output import make_narrator, print_json, print_table
@@ -20,13 +22,21 @@ def demo(a: argparse.Namespace) -> None:
 
 
 def check(a: argparse.Namespace) -> None:
-    from twoviews.data.scan import scan
+    from twoviews.jobs.check import check as check_data
 
-    report = scan(a.data, download=a.download, narrator=_narrator(a))
+    report = check_data(
+        a.data,
+        against=a.against,
+        run=a.run,
+        out=a.out,
+        labels=a.labels,
+        download=a.download,
+        narrator=_narrator(a),
+    )
     if a.json:
         print_json(report.to_dict())
     else:
-        _show_scan(report.to_dict())
+        _show_scan(report.to_dict(), out=a.out)
 
 
 def views(a: argparse.Namespace) -> None:
@@ -38,6 +48,7 @@ def views(a: argparse.Namespace) -> None:
         recipe=a.recipe,
         image_size=a.image_size,
         seed=a.seed,
+        settings=a.settings,
         download=a.download,
         narrator=_narrator(a),
     )
@@ -61,7 +72,7 @@ def resume(a: argparse.Namespace) -> None:
 
 
 def evaluate(a: argparse.Namespace) -> None:
-    results = _evaluate(a, a.run, minutes=a.minutes, narrator=_narrator(a))
+    results = _evaluate(a, a.run, minutes=a.minutes, exclude=a.exclude, narrator=_narrator(a))
     _show_results(results, a.run, as_json=a.json)
 
 
@@ -71,7 +82,7 @@ def embed(a: argparse.Namespace) -> None:
     out = Path(a.out)
     if out.exists() and not a.overwrite and (not out.is_dir() or any(out.iterdir())):
         raise RefusedError(f"{out} is not empty: choose another --out or give --overwrite")
-    embeddings = embed_data(a.run, a.data, out=out, download=a.download, narrator=_narrator(a))
+    embeddings = embed_data(a.run, a.data, out=out, labels=a.labels, download=a.download, narrator=_narrator(a))
     shown = {"out": str(out), "count": len(embeddings), "dimensions": embeddings.vectors.shape[1]}
     _show(shown, as_json=a.json)
 
@@ -108,7 +119,7 @@ def run(a: argparse.Namespace) -> None:
     check_request(arms=arms, labels_per_class=a.labels_per_class, seeds=a.seeds)
     distributed.join()
     with distributed.one_before_others():
-        check_labelled_sources(a.train, a.val, a.test, download=a.download)
+        check_labelled_sources(a.train, a.val, a.test, labels=a.labels, download=a.download)
 
     def pretrained(minutes: float | None, narrator: Narrator) -> Any:
         return _pretrain(a, minutes=minutes, narrator=narrator)
@@ -118,6 +129,24 @@ def run(a: argparse.Namespace) -> None:
 
     finished, results = run_all(pretrained, evaluated, minutes=a.minutes, narrator=_narrator(a))
     _show_results(results, finished.path, as_json=a.json)
+
+
+def cache(a: argparse.Namespace) -> None:
+    from twoviews.data.cache import cache_home, entries, remove
+
+    home = cache_home()
+    if a.remove and (a.remove[0] != "remove" or len(a.remove) < 2):
+        raise UsageError(f"cannot read {' '.join(a.remove)!r}: write twoviews cache, or twoviews cache remove NAME|all")
+    listed = remove(home, a.remove[1:]) if a.remove else entries(home)
+    if a.json:
+        print_json([asdict(entry) for entry in listed])
+        return
+    rows = [
+        (entry.name, f"{entry.bytes / 1e6:,.1f}", strftime("%Y-%m-%d", localtime(entry.used)), entry.what)
+        for entry in listed
+    ]
+    print_table(("removed" if a.remove else "entry", "MB", "last used", "what it is"), rows)
+    print(f"{home}: {'freed ' if a.remove else ''}{sum(entry.bytes for entry in listed) / 1e6:,.1f} MB")
 
 
 def recipes(a: argparse.Namespace) -> None:
@@ -168,6 +197,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "predict": predict,
     "report": report,
     "run": run,
+    "cache": cache,
     "recipes": recipes,
     "methods": methods,
     "encoders": encoders,
@@ -194,6 +224,7 @@ def _pretrain(a: argparse.Namespace, *, minutes: float | None, narrator: Narrato
         micro_batch=a.micro_batch,
         seed=a.seed,
         probe_data=a.probe_data,
+        exclude=a.exclude,
         settings=a.settings,
         overwrite=a.overwrite,
         download=a.download,
@@ -201,7 +232,9 @@ def _pretrain(a: argparse.Namespace, *, minutes: float | None, narrator: Narrato
     )
 
 
-def _evaluate(a: argparse.Namespace, run: Any, *, minutes: float | None, narrator: Narrator) -> dict[str, Any]:
+def _evaluate(
+    a: argparse.Namespace, run: Any, *, minutes: float | None, exclude: str | None = None, narrator: Narrator
+) -> dict[str, Any]:
     from twoviews.jobs.evaluate import evaluate as evaluate_run
 
     return evaluate_run(
@@ -213,34 +246,64 @@ def _evaluate(a: argparse.Namespace, run: Any, *, minutes: float | None, narrato
         labels_per_class=a.labels_per_class,
         seeds=a.seeds,
         minutes=minutes,
+        labels=a.labels,
+        exclude=exclude,
         download=a.download,
         narrator=narrator,
     )
 
 
-def _show_scan(found: dict[str, Any]) -> None:
+def _show_scan(found: dict[str, Any], *, out: str | None) -> None:
     """What `check` found, as text."""
+    print(found["verdict"])
     print(f"{found['spec']}: {found['images']:,} readable images, {len(found['rejected'])} rejected")
     for name in ("width", "height"):
         spread = found[name]
         print(f"{name}: {spread['min']} to {spread['max']} px, median {spread['median']:g}")
-    for name in ("formats", "modes", "classes"):
-        shown = list(found[name].items())
-        more = f" and {len(shown) - 20} more" if len(shown) > 20 else ""
-        print(f"{name}: {', '.join(f'{key} {count:,}' for key, count in shown[:20]) or 'none'}{more}")
+    for name in ("formats", "modes", "depths", "classes", "notes"):
+        if found[name] or name == "classes":
+            shown = list(found[name].items())
+            more = f" and {len(shown) - 20} more" if len(shown) > 20 else ""
+            print(f"{name}: {', '.join(f'{key} {count:,}' for key, count in shown[:20]) or 'none'}{more}")
     if found["unlabelled"]:
         print(f"without a label: {found['unlabelled']:,}")
+    if found["groups"]:
+        print(f"groups: {found['groups']:,}")
     print(f"decoding: {found['images_per_second']:,.0f} images/s")
-    for item in found["rejected"][:20]:
-        print(f"rejected: {item['id']!r}: {item['reason']}")
-    for group in found["duplicates"][:10]:
-        print(f"same pixels: {', '.join(map(repr, group[:5]))}{', ...' if len(group) > 5 else ''}")
-    if len(found["duplicates"]) > 10:
-        print(f"same pixels: {len(found['duplicates']) - 10} more groups (--json shows all)")
+    leaks = found["leaks"] or {"exact": [], "near": [], "rejected": []}
+    _show_some("rejected", [f"{item['id']!r}: {item['reason']}" for item in found["rejected"]], 20)
+    _show_some("rejected of the other data", [f"{item['id']!r}: {item['reason']}" for item in leaks["rejected"]], 5)
+    _show_some("leak", [f"{pair['first']!r} is {pair['second']!r}" for pair in leaks["exact"]], 10)
+    _show_some("near leak", [f"{_pair(pair)}" for pair in leaks["near"]], 10)
+    _show_some(
+        "same pixels",
+        [f"{', '.join(map(repr, group[:5]))}{', ...' if len(group) > 5 else ''}" for group in found["duplicates"]],
+        10,
+    )
+    _show_some("nearly the same", [_pair(pair) for pair in found["near_duplicates"]], 10)
+    _show_some(
+        "labels disagree",
+        [", ".join(f"{i!r} {name}" for i, name in zip(c["ids"], c["labels"], strict=True)) for c in found["conflicts"]],
+        5,
+    )
+    _show_some("misnamed", [f"{name!r} is {kind}" for name, kind in found["misnamed"].items()], 5)
     for text in found["warnings"]:
         print(f"warning: {text}")
     for name, suggestion in found["suggestions"].items():
         print(f"suggested {name} = {suggestion['value']}  ({suggestion['reason']})")
+    if out is not None:
+        print(f"page: {Path(out) / 'check.html'}")
+
+
+def _pair(pair: dict[str, Any]) -> str:
+    return f"{pair['first']!r} and {pair['second']!r} ({pair['similarity']:.3f})"
+
+
+def _show_some(what: str, lines: Sequence[str], most: int) -> None:
+    for line in lines[:most]:
+        print(f"{what}: {line}")
+    if len(lines) > most:
+        print(f"{what}: {len(lines) - most:,} more (--json shows all)")
 
 
 def _show(values: dict[str, Any], *, as_json: bool) -> None:

@@ -2,11 +2,11 @@
 
 import argparse
 from difflib import get_close_matches
-from typing import NoReturn
+from typing import Any, NoReturn
 
 DATA_HELP = (
-    "a folder of images, a CSV or JSONL manifest, a parquet file, .npy/.npz arrays, or one of digits, cifar10, "
-    "cifar100, stl10; NAME:SPLIT selects a split"
+    "images: a folder, files or a pattern, a CSV, TSV or JSONL manifest, parquet or Arrow, tar shards, a zip, .npy or "
+    ".npz, hf:NAME, or one of digits, cifar10, cifar100, stl10; several are joined; NAME:SPLIT selects a split"
 )
 
 
@@ -74,22 +74,29 @@ def build_parser() -> Parser:
     _overwrite(sub)
     _common(sub)
 
-    sub = command("check", "say what is in the data and what is wrong with it", "twoviews check photos/")
-    sub.add_argument("data", metavar="DATA", help=DATA_HELP)
+    sub = command(
+        "check", "say what is in the data and what is wrong with it", "twoviews check photos/ --against test/"
+    )
+    _data(sub, "data")
+    _data(sub, "--against", text="data that must not be in DATA, such as the test part: what is in both is listed")
+    sub.add_argument("--run", metavar="RUN", help="find near duplicates by the embeddings of this run, not by a hash")
+    sub.add_argument("--out", metavar="DIR", help="folder for check.html, check.json and exclude.csv")
+    _labels(sub)
     _download(sub)
     _common(sub)
 
     sub = command("views", "draw a contact sheet of the augmentations", "twoviews views photos/ --out sheet.png")
-    sub.add_argument("data", metavar="DATA", help=DATA_HELP)
+    _data(sub, "data")
     sub.add_argument("--out", required=True, help="PNG file to write")
     _recipe(sub)
     sub.add_argument("--image-size", type=int, help="side of a view in pixels")
     sub.add_argument("--seed", type=int, help="seed of the draws")
+    _settings(sub)
     _download(sub)
     _common(sub)
 
     sub = command("pretrain", "train an encoder without labels", "twoviews pretrain photos/ --out runs/a --minutes 60")
-    sub.add_argument("data", metavar="DATA", help=DATA_HELP)
+    _data(sub, "data")
     _pretraining(sub)
     _common(sub)
 
@@ -107,6 +114,7 @@ def build_parser() -> Parser:
     )
     sub.add_argument("run", metavar="RUN", help="run directory")
     _evaluating(sub, required=True)
+    _exclude(sub, "--train")
     sub.add_argument("--minutes", type=float, help="time for the whole comparison; what was cut is said")
     _devices(sub)
     _download(sub)
@@ -114,8 +122,9 @@ def build_parser() -> Parser:
 
     sub = command("embed", "write the encoder's vectors", "twoviews embed runs/a photos/ --out vectors/")
     sub.add_argument("run", metavar="RUN", help="run directory")
-    sub.add_argument("data", metavar="DATA", help=DATA_HELP)
+    _data(sub, "data")
     sub.add_argument("--out", required=True, help="folder for vectors.npy, index.csv and meta.json")
+    _labels(sub)
     _devices(sub)
     _overwrite(sub)
     _download(sub)
@@ -123,7 +132,7 @@ def build_parser() -> Parser:
 
     sub = command("predict", "classify with the classifier that evaluate fitted", "twoviews predict runs/a photos/")
     sub.add_argument("run", metavar="RUN", help="run directory")
-    sub.add_argument("data", metavar="DATA", help=DATA_HELP)
+    _data(sub, "data")
     _download(sub)
     _common(sub)
 
@@ -137,9 +146,13 @@ def build_parser() -> Parser:
         "pretrain, evaluate and report in one go",
         "twoviews run photos/ --train labelled/train --test labelled/test --minutes 60 --out runs/a",
     )
-    sub.add_argument("data", metavar="DATA", help=DATA_HELP)
+    _data(sub, "data")
     _pretraining(sub)
     _evaluating(sub, required=True)
+    _common(sub)
+
+    sub = command("cache", "list decoded images on disk, or remove some", "twoviews cache remove all")
+    sub.add_argument("remove", nargs="*", metavar="remove NAME", help="delete these entries, or all")
     _common(sub)
 
     sub = command("recipes", "list the named recipes, or show one", "twoviews recipes show cifar10-cpu")
@@ -169,9 +182,48 @@ def _pretraining(sub: Parser) -> None:
     _micro_batch(sub)
     _devices(sub)
     sub.add_argument("--seed", type=int, help="decides initial weights, order and augmentation")
+    _data(sub, "--probe-data", text="labelled data for online kNN and linear probe; not trained on")
+    _exclude(sub, "DATA")
+    _settings(sub)
+    _overwrite(sub)
+    _download(sub)
+
+
+def _evaluating(sub: Parser, *, required: bool) -> None:
+    _data(sub, "--train", required=required, text="labelled data to learn from")
+    _data(sub, "--test", required=required, text="labelled data for the reported numbers")
+    _data(sub, "--val", text="labelled data for choosing settings (default: a fifth of train)")
+    _labels(sub)
     sub.add_argument(
-        "--probe-data", metavar="DATA", help="labelled data for online kNN and linear probe; not trained on"
+        "--arms",
+        help="comma-separated: knn,linear,finetune,supervised,random-linear,pixels-linear,pixels-knn",
     )
+    sub.add_argument("--labels-per-class", default="1,5,10,all", help="label budgets (default: %(default)s)")
+    sub.add_argument("--seeds", type=int, default=5, help="label subsets a budget (default: %(default)s)")
+
+
+def _data(sub: Parser, name: str, *, required: bool = False, text: str = DATA_HELP) -> None:
+    """One path or several; `commands.COMMANDS` get one as it is."""
+    options: dict[str, Any] = {"required": required} if name.startswith("-") else {}
+    sub.add_argument(name, metavar="DATA", nargs="+", action=_OneOrMore, help=text, **options)
+
+
+class _OneOrMore(argparse.Action):
+    """A single value is not a list of one."""
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, *_: object) -> None:
+        setattr(namespace, self.dest, values[0] if len(values) == 1 else values)
+
+
+def _labels(sub: Parser) -> None:
+    sub.add_argument("--labels", metavar="FILE", help="a manifest whose labels are joined to the data by id")
+
+
+def _exclude(sub: Parser, what: str) -> None:
+    sub.add_argument("--exclude", metavar="FILE", help=f"CSV with the ids of {what} to leave out, as check writes it")
+
+
+def _settings(sub: Parser) -> None:
     sub.add_argument(
         "--set",
         action="append",
@@ -180,20 +232,6 @@ def _pretraining(sub: Parser) -> None:
         dest="settings",
         help="any section.key=value",
     )
-    _overwrite(sub)
-    _download(sub)
-
-
-def _evaluating(sub: Parser, *, required: bool) -> None:
-    sub.add_argument("--train", required=required, metavar="DATA", help="labelled data to learn from")
-    sub.add_argument("--test", required=required, metavar="DATA", help="labelled data for the reported numbers")
-    sub.add_argument("--val", metavar="DATA", help="labelled data for choosing settings (default: a fifth of train)")
-    sub.add_argument(
-        "--arms",
-        help="comma-separated: knn,linear,finetune,supervised,random-linear,pixels-linear,pixels-knn",
-    )
-    sub.add_argument("--labels-per-class", default="1,5,10,all", help="label budgets (default: %(default)s)")
-    sub.add_argument("--seeds", type=int, default=5, help="label subsets a budget (default: %(default)s)")
 
 
 def _recipe(sub: Parser) -> None:

@@ -9,6 +9,7 @@ from torch import nn
 
 from twoviews import distributed
 from twoviews.compute import Compute, choose_compute
+from twoviews.data.assemble import Storage
 from twoviews.data.corpus import Corpus
 from twoviews.data.source import Spec
 from twoviews.encoders import load_encoder
@@ -26,8 +27,7 @@ class Preprocessing:
     """What an encoder folder says of its input."""
 
     image_size: int
-    channels: int
-    cache_side: int
+    storage: Storage
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
@@ -36,17 +36,24 @@ class Preprocessing:
         """Read `config.json` of an encoder folder."""
         config = read_json(folder / "config.json")
         own, cfg = config["twoviews"], config["pretrained_cfg"]
-        return Preprocessing(
-            own["image_size"], own["channels"], own["cache_side"], tuple(cfg["mean"]), tuple(cfg["std"])
+        storage = Storage(
+            own["cache_side"],
+            own["channels"],
+            own.get("intensity", "uint8"),
+            own.get("background", "white"),
+            own.get("pages", "auto"),
         )
+        return Preprocessing(own["image_size"], storage, tuple(cfg["mean"]), tuple(cfg["std"]))
 
     def views(self) -> Views:
         """The clean view: the central square, resized and normalised."""
         return Views(POLICIES["none"], image_size=self.image_size, mean=self.mean, std=self.std)
 
-    def load(self, data: Spec, *, download: bool, narrator: Narrator) -> Corpus:
+    def load(
+        self, data: Spec, *, labels: str | Path | None = None, download: bool = False, narrator: Narrator
+    ) -> Corpus:
         """Decode data as this encoder wants it."""
-        return load_shared(data, self.cache_side, channels=self.channels, download=download, narrator=narrator)
+        return load_shared(data, self.storage, labels=labels, download=download, narrator=narrator)
 
 
 def embed(
@@ -54,14 +61,15 @@ def embed(
     data: Spec,
     *,
     out: str | Path | None = None,
+    labels: str | Path | None = None,
     encoder: nn.Module | None = None,
     download: bool = False,
     narrator: Narrator | None = None,
 ) -> Embeddings:
     """`h` of every readable item of `data`: (N, num_features) float32 with ids and labels.
 
-    Written to `out` as vectors.npy, index.csv and meta.json when given. `encoder`: for a run that trained your own
-    module, that module, into which the weights are loaded.
+    Written to `out` as vectors.npy, index.csv and meta.json when given. `labels`: a manifest joined by id. `encoder`:
+    for a run that trained your own module, that module, into which the weights are loaded.
 
     >>> embed("runs/a", "photos/").vectors.shape          # doctest: +SKIP
     (1204, 512)
@@ -71,7 +79,7 @@ def embed(
     run = run if isinstance(run, Run) else Run(run)
     info = run.require_finished()
     preprocessing = Preprocessing.of(run.encoder)
-    corpus = preprocessing.load(data, download=download, narrator=narrator)
+    corpus = preprocessing.load(data, labels=labels, download=download, narrator=narrator)
     compute = choose_compute(device="auto", precision=info["precision"], threads=info["threads"], narrator=narrator)
     trained = compute.place(load_encoder(run.encoder, module=encoder)).eval()
     embeddings = embed_corpus(run, trained, corpus, preprocessing=preprocessing, compute=compute)

@@ -55,6 +55,8 @@ def evaluate(
     seeds: int = 5,
     minutes: float | None = None,
     encoder: Callable[[], nn.Module] | None = None,
+    labels: str | Path | None = None,
+    exclude: str | Path | None = None,
     download: bool = False,
     narrator: Narrator | None = None,
 ) -> dict[str, Any]:
@@ -66,7 +68,9 @@ def evaluate(
     choosing settings. `labels_per_class`: budgets, e.g. "1,5,10,all". `arms`: of `ARMS`; naming `finetune` or
     `supervised` also runs them on more than `evaluate.all_limit` labels. `minutes`: of the whole call; fewer updates,
     then fewer seeds are used to fit, the same for fine-tuning and the baseline, and what was cut is in the result.
-    `encoder`: for a run that trained your own module, the function that makes it with random weights.
+    `encoder`: for a run that trained your own module, the function that makes it with random weights. `labels`: a
+    manifest joined to all data by id. `exclude`: a CSV file with ids of train to leave out, as `check` writes it; what
+    lies in test too leaves train by itself.
 
     Raises `UsageError` for a run that is not finished, unknown arms and budgets; `DataError` for labels that do not
     suffice.
@@ -86,7 +90,17 @@ def evaluate(
         threads=config.train.threads,
         narrator=narrator,
     )
-    data = load_labelled(config, info, train=train, val=val, test=test, download=download, narrator=narrator)
+    data = load_labelled(
+        run,
+        config,
+        train=train,
+        val=val,
+        test=test,
+        labels=labels,
+        exclude=exclude,
+        download=download,
+        narrator=narrator,
+    )
     check_budgets(data.split, budgets)
     began = time.monotonic()
 
@@ -182,10 +196,13 @@ def check_request(
     return wanted, budgets
 
 
-def check_labelled_sources(*specs: Spec | None, download: bool = False) -> None:
+def check_labelled_sources(*specs: Spec | None, labels: str | Path | None = None, download: bool = False) -> None:
     """Open labelled data without decoding it. Raises `DataError` where it is missing or has no labels."""
     for spec in specs:
-        if spec is not None and not any(label is not None for label in open_source(spec, download=download).labels):
+        if spec is None:
+            continue
+        source = open_source(spec, labels=labels, download=download)
+        if not any(label is not None for label in source.labels):
             raise DataError(f"{spec} has no labels: give class folders or a manifest with a label column")
 
 
@@ -205,6 +222,7 @@ def _protocol(
         "train": room.data.train.spec,
         "test": room.data.test.spec,
         "validation": room.data.val_origin,
+        "pool_overlap": room.data.overlap,
         "n_train_available": len(room.data.train),
         "n_val": len(room.data.val),
         "n_test": len(room.data.test),

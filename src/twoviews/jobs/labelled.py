@@ -1,18 +1,21 @@
 """Labelled data for a comparison: train, validation and test with one list of classes."""
 
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
 
 import numpy as np
 
 from twoviews.config import Recipe
-from twoviews.data.corpus import Corpus
+from twoviews.data.corpus import Corpus, read_csv
+from twoviews.data.duplicates import SQUARE, corpus_hashes, near_duplicates
 from twoviews.data.source import Spec
 from twoviews.errors import DataError
 from twoviews.evaluation.compare import Split
 from twoviews.evaluation.subsets import split_validation
+from twoviews.jobs.prepare import storage_of
 from twoviews.jobs.training import load_shared
 from twoviews.narrate import Narrator
+from twoviews.run import Run
 
 
 @dataclass(frozen=True)
@@ -25,31 +28,39 @@ class Labelled:
     split: Split
     val_origin: str
     excluded: list[str]
+    overlap: str
 
 
 def load_labelled(
+    run: Run,
     config: Recipe,
-    info: dict[str, Any],
     *,
     train: Spec,
     val: Spec | None,
     test: Spec,
+    labels: str | Path | None = None,
+    exclude: str | Path | None = None,
     download: bool,
     narrator: Narrator,
 ) -> Labelled:
     """Decode the labelled parts as the run's encoder wants them, and hold out validation where none is given.
 
+    What lies in test as well leaves train and validation. `labels`: a manifest joined to all parts by id. `exclude`: a
+    CSV file with the ids of train that are left out.
+
     Raises `DataError` for a part without labels, and for classes of val or test that train lacks.
     """
     parts: dict[str, Corpus] = {}
     excluded = []
+    storage = storage_of(config)
     for name, spec in (("train", train), ("val", val), ("test", test)):
         if spec is None:
             continue
         corpus = load_shared(
             spec,
-            config.data.cache_side,
-            channels=info["data"]["channels"],
+            storage,
+            labels=labels,
+            exclude=exclude if name == "train" else None,
             download=download,
             narrator=narrator,
         )
@@ -63,6 +74,8 @@ def load_labelled(
         if corpus.rejected:
             excluded.append(f"{len(corpus.rejected)} unreadable items of {name}")
         parts[name] = corpus.select(labelled)
+    if exclude is not None:
+        excluded.append(f"items of train listed in {exclude}")
     classes = parts["train"].classes
     for name in ("val", "test"):
         if name in parts:
@@ -73,6 +86,12 @@ def load_labelled(
                     f"those of --train: {', '.join(classes[:10])}"
                 )
             parts[name] = parts[name].relabel(classes)
+    for name in ("train", "val"):
+        if name in parts:
+            parts[name], leaks = _without_leaks(parts[name], parts["test"], name=name)
+            excluded += leaks
+            for text in leaks:
+                narrator.warn(text)
     origin = "given by --val"
     if "val" not in parts:
         keep, held_out = split_validation(parts["train"].labels, seed=0)
@@ -86,4 +105,37 @@ def load_labelled(
         f"labelled: train {len(split.train):,}, validation {len(split.val):,} ({origin}), test {len(split.test):,}; "
         f"{len(classes)} classes"
     )
-    return Labelled(parts["train"], parts["val"], parts["test"], split, origin, excluded)
+    overlap = _overlap(run, parts["test"])
+    narrator.say(overlap)
+    return Labelled(parts["train"], parts["val"], parts["test"], split, origin, excluded, overlap)
+
+
+def _without_leaks(part: Corpus, test: Corpus, *, name: str) -> tuple[Corpus, list[str]]:
+    """The part without the pictures that lie in test too, and how many those were, in words."""
+    known = set(test.content_keys())
+    same = np.array([key in known for key in part.content_keys()], dtype=bool)
+    near = np.zeros(len(part), dtype=bool)
+    if min(part.values.shape[1:3]) >= SQUARE:  # smaller ones have too little to be recognised by
+        prints = (corpus_hashes(corpus.values, corpus.sizes) for corpus in (test, part))
+        near[[pair.second for pair in near_duplicates(next(prints), other=next(prints))]] = True
+    near &= ~same
+    counts = ((same, "with the same pixels as an item of test"), (near, "nearly the same as an item of test"))
+    words = [f"{int(found.sum())} items of {name} {what}" for found, what in counts if found.any()]
+    if not words:
+        return part, []
+    kept = np.flatnonzero(~(same | near))
+    if not len(kept):
+        raise DataError(f"every item of --{name} {part.spec} lies in --test {test.spec} too: give other data")
+    return part.select(kept), words
+
+
+def _overlap(run: Run, test: Corpus) -> str:
+    """How many test items the encoder was trained on, without their labels, in words."""
+    rows = read_csv(run.manifest) if run.manifest.is_file() else []
+    pool = {row["content"] for row in rows if row.get("content")}
+    if not pool:
+        return "not known whether test items were among the unlabelled images"
+    count = sum(key.hex() in pool for key in test.content_keys())
+    if not count:
+        return "no test item was among the unlabelled images"
+    return f"{count} of {len(test)} test items were among the unlabelled images: the comparison is transductive"

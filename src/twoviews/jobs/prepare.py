@@ -1,6 +1,8 @@
 """From a recipe and data to a job that is ready to train: what is left open is decided, then everything is built."""
 
+import json
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -9,9 +11,11 @@ from torch import nn
 from twoviews import distributed
 from twoviews.compute import Compute, choose_compute
 from twoviews.config import Recipe, make_recipe
+from twoviews.data.assemble import Storage
 from twoviews.data.corpus import Corpus
 from twoviews.data.loading import Batch, fetch
 from twoviews.data.scan import suggest_policy
+from twoviews.data.source import Spec
 from twoviews.encoders import Encoder, build_encoder, stem_choice, wrap_encoder
 from twoviews.errors import DataError, UsageError, unknown_name
 from twoviews.jobs.online import health_evaluator, probe_evaluator
@@ -20,6 +24,7 @@ from twoviews.narrate import Narrator
 from twoviews.training.loop import Evaluator, Plan
 from twoviews.training.optim import build_optimizer, parameter_groups, scaled_lr
 from twoviews.views.policies import NORMALIZATIONS, POLICIES, Views, find_policy
+from twoviews.views.statistics import measure_normalization
 
 AUTO = "auto"
 """A name that is decided when the data is known."""
@@ -41,15 +46,51 @@ def decide_views(config: Recipe, corpus: Corpus, *, narrator: Narrator) -> Recip
     if evaluate == AUTO:
         evaluate = "digits" if views == "digits" else "weak"
         narrator.chose("evaluate.policy", evaluate, f"for fine-tuning and baseline, beside views of {views!r}")
-    decided = {"data": {"image_size": size}, "views": {"policy": views}, "evaluate": {"policy": evaluate}}
+    decided: dict[str, Any] = {
+        "data": {"image_size": size},
+        "views": {"policy": views, **_decide_normalization(config, corpus, narrator=narrator)},
+        "evaluate": {"policy": evaluate},
+    }
+    for name in dict.fromkeys((views, evaluate)):
+        if unused := find_policy(name).unused(channels):
+            narrator.say(f"views {name!r}: {', '.join(unused)} switched off, as the images have {channels} channels")
     return make_recipe(config.model_dump(exclude_none=True), decided)
+
+
+def _decide_normalization(config: Recipe, corpus: Corpus, *, narrator: Narrator) -> dict[str, Any]:
+    """Which mean and standard deviation a channel; measured ones in numbers."""
+    name, channels = config.views.normalization, corpus.values.shape[3]
+    if name == AUTO:
+        usual = channels in (1, 3) and corpus.intensity == "uint8"
+        name = "symmetric" if usual else "measured"
+        reason = "8-bit images in grey or RGB" if usual else f"{channels} channels, intensity {corpus.intensity}"
+        if not usual:
+            narrator.chose("views.normalization", name, reason)
+    if name != "measured" or config.views.mean:
+        return {"normalization": name}
+    mean, std = measure_normalization(corpus.values)
+    return {"normalization": name, "mean": mean, "std": std}
+
+
+def storage_of(config: Recipe) -> Storage:
+    """How the images of a configuration are stored. Raises UsageError for settings that mean nothing."""
+    d = config.data
+    side = d.cache_side or round(1.25 * (d.image_size or 96))
+    return Storage(side, d.channels, d.intensity, d.background, d.pages)
+
+
+def spec_text(data: Spec | None) -> str | None:
+    """Data as text that `open_source` reads back, or None for what only Python can hand over."""
+    if isinstance(data, list | tuple) and data and all(isinstance(part, str | Path) for part in data):
+        return str(data[0]) if len(data) == 1 else json.dumps([str(part) for part in data])
+    return str(data) if isinstance(data, str | Path) else None
 
 
 def build_views(config: Recipe) -> Views:
     """The augmentation of a configuration whose views are decided."""
     v = config.views
     policy = find_policy(v.policy).with_options(min_scale=v.min_scale, strength=v.strength, blur=v.blur, flip=v.flip)
-    mean, std = NORMALIZATIONS[v.normalization]
+    mean, std = (v.mean, v.std) if v.mean and v.std else NORMALIZATIONS[v.normalization]
     return Views(policy, image_size=v.size or required(config.data.image_size), mean=mean, std=std)
 
 
@@ -94,8 +135,11 @@ def check_names(config: Recipe) -> None:
     for policy in (config.views.policy, config.evaluate.policy):
         if policy != AUTO:
             find_policy(policy)
-    if config.views.normalization not in NORMALIZATIONS:
-        raise unknown_name("normalization", config.views.normalization, NORMALIZATIONS)
+    if config.views.normalization not in (AUTO, "measured", *NORMALIZATIONS):
+        raise unknown_name("normalization", config.views.normalization, (AUTO, "measured", *NORMALIZATIONS))
+    if (config.views.mean is None) != (config.views.std is None):
+        raise UsageError("views.mean and views.std belong together: give both or neither")
+    storage_of(config)
     probe = nn.Identity()
     probe.num_features = 8  # type: ignore[assignment]
     build_method(config.method.name, probe, options=config.method.options)
@@ -103,17 +147,16 @@ def check_names(config: Recipe) -> None:
         stem_choice(config.encoder.name, image_size=32, stem="auto")
 
 
-def decide(config: Recipe, corpus: Corpus, *, asked_side: int, asked_batch: bool, narrator: Narrator) -> Recipe:
+def decide(config: Recipe, corpus: Corpus, *, storage: Storage, asked_batch: bool, narrator: Narrator) -> Recipe:
     """Fill in what the recipe leaves open, telling why."""
-    count, _, _, channels = corpus.values.shape
+    count = len(corpus)
     if count < 2:
         raise DataError(f"{corpus.spec} has {count} readable image: contrastive learning needs at least 2")
     train: dict[str, Any] = {}
-    data: dict[str, Any] = {"channels": channels}
+    # Exactly what the corpus was loaded with, so that it can be read again, and other data like it.
+    data = {"channels": storage.channels, "cache_side": storage.cache_side, "intensity": storage.intensity}
     config = decide_views(config, corpus, narrator=narrator)
     size = required(config.data.image_size)
-    if config.data.cache_side is None:  # exactly what the corpus was loaded with, so that it can be read again
-        data["cache_side"] = asked_side
     encoder: dict[str, Any] = {}
     if config.encoder.name == "auto":
         gpu = torch.cuda.is_available() and config.train.device in ("auto", "cuda")

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +21,8 @@ from twoviews.jobs.prepare import (
     evaluators_of,
     required,
     some_samples,
+    spec_text,
+    storage_of,
 )
 from twoviews.jobs.training import facts_of, finish, in_words, load_shared
 from twoviews.narrate import Narrator
@@ -48,6 +51,7 @@ def pretrain(
     micro_batch: int | Literal["auto"] | None = None,
     seed: int | None = None,
     probe_data: Spec | None = None,
+    exclude: str | Path | None = None,
     settings: Sequence[str] = (),
     overwrite: bool = False,
     download: bool = False,
@@ -60,8 +64,8 @@ def pretrain(
     timm's public weights, or a safetensors file. `minutes`: the whole call takes about that long; the speed is
     measured on throw-away steps, and the number of steps is fixed and recorded before the first one. `batch_size`:
     samples that are compared with each other, over all processes. `micro_batch`: samples whose graph a process keeps
-    at a time, or `auto` for the most that memory holds; changes memory and time, not the result. `settings`:
-    `section.key=value`.
+    at a time, or `auto` for the most that memory holds; changes memory and time, not the result. `exclude`: a CSV
+    file with a column `id`, of items to leave out, as `check` writes it. `settings`: `section.key=value`.
 
     Under `torchrun` the processes share the work and give the numbers of one; process 0 writes and speaks.
 
@@ -73,7 +77,11 @@ def pretrain(
     narrator = narrator or Narrator()
     named, own_module = (encoder, None) if isinstance(encoder, str) else (None, encoder)
     options: dict[str, Any] = {
-        "data": {"source": str(data) if isinstance(data, (str, Path)) else None, "image_size": image_size},
+        "data": {
+            "source": spec_text(data),
+            "image_size": image_size,
+            "exclude": None if exclude is None else str(exclude),
+        },
         "encoder": {"name": named, "init": init},
         "train": {
             "epochs": epochs,
@@ -93,15 +101,15 @@ def pretrain(
         check_output(Path(out), overwrite=overwrite)
 
     # Data
-    cache_side = config.data.cache_side or round(1.25 * (config.data.image_size or 96))
-    corpus = load_shared(data, cache_side, channels=config.data.channels, download=download, narrator=narrator)
+    storage = storage_of(config)
+    corpus = load_shared(data, storage, exclude=config.data.exclude, download=download, narrator=narrator)
+    storage = replace(storage, channels=corpus.values.shape[3], intensity=corpus.intensity)
     probe_corpus = None
     if probe_data is not None:
-        channels = corpus.values.shape[3]
-        probe_corpus = load_shared(probe_data, cache_side, channels=channels, download=download, narrator=narrator)
+        probe_corpus = load_shared(probe_data, storage, download=download, narrator=narrator)
 
     # Decisions
-    config = decide(config, corpus, asked_side=cache_side, asked_batch=asked_batch, narrator=narrator)
+    config = decide(config, corpus, storage=storage, asked_batch=asked_batch, narrator=narrator)
     job = assemble(config, corpus, encoder=own_module, narrator=narrator)
     evaluators = evaluators_of(config, corpus, probe_corpus, job)
     run = Run(out)
@@ -149,7 +157,7 @@ def pretrain(
             chance_loss=chance,
             images_per_second_predicted=round(batch / seconds_a_step, 1),
             minutes_asked=minutes,
-            probe_data=str(probe_data) if isinstance(probe_data, (str, Path)) else None,
+            probe_data=spec_text(probe_data),
             custom_encoder=type(own_module).__name__ if own_module is not None else None,
         )
     return finish(run, job, corpus, evaluators, start=0, narrator=narrator)

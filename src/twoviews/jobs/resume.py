@@ -9,7 +9,7 @@ from twoviews import distributed
 from twoviews.config import make_recipe
 from twoviews.errors import RefusedError, UsageError
 from twoviews.jobs.preflight import fitting_micro_batch
-from twoviews.jobs.prepare import AUTO, assemble, decide_batch, evaluators_of, required
+from twoviews.jobs.prepare import AUTO, assemble, decide_batch, evaluators_of, storage_of
 from twoviews.jobs.training import facts_of, finish, load_shared
 from twoviews.narrate import Narrator
 from twoviews.run import Run
@@ -54,9 +54,8 @@ def resume(
         if name == "data" and spec is None:
             raise UsageError(f"{run.path} was trained on arrays handed over in Python: they cannot be read again")
         if spec is not None:
-            corpora[name] = load_shared(
-                spec, required(config.data.cache_side), channels=info["data"]["channels"], narrator=narrator
-            )
+            exclude = config.data.exclude if name == "data" else None
+            corpora[name] = load_shared(spec, storage_of(config), exclude=exclude, narrator=narrator)
     corpus = corpora["data"]
     if corpus.fingerprint != info["data"]["fingerprint"]:
         raise RefusedError(

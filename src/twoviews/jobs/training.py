@@ -3,20 +3,20 @@
 import math
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from twoviews import distributed
 from twoviews.compute import cpu_name
-from twoviews.data.corpus import Corpus, load_corpus
+from twoviews.data.assemble import Storage
+from twoviews.data.corpus import Corpus, load_corpus, read_excluded
 from twoviews.data.source import Spec
 from twoviews.encoders import save_encoder
 from twoviews.errors import NotFiniteError, TwoviewsError
 from twoviews.jobs.preflight import peak_memory_gb, told_what_fits
-from twoviews.jobs.prepare import (
-    Job,
-)
+from twoviews.jobs.prepare import Job
 from twoviews.narrate import Narrator
 from twoviews.run import Run
 from twoviews.training.checkpoint import sha256_file
@@ -27,14 +27,29 @@ EACH_ITS_OWN = 256 * 2**20
 
 
 def load_shared(
-    data: Spec, cache_side: int | None, *, channels: int | None, download: bool = False, narrator: Narrator
+    data: Spec,
+    storage: Storage,
+    *,
+    labels: str | Path | None = None,
+    exclude: str | Path | None = None,
+    download: bool = False,
+    narrator: Narrator,
 ) -> Corpus:
-    """The decoded data; processes of one machine share a memory-mapped copy, which the first of them makes."""
+    """The decoded data; processes of one machine share a memory-mapped copy, which the first of them makes.
+
+    `exclude`: a CSV file with the ids that are left out.
+    """
+    left_out = read_excluded(Path(exclude)) if exclude is not None else ()
     with distributed.one_before_others():
         corpus = load_corpus(
             data,
-            cache_side=cache_side,
-            channels=channels,
+            cache_side=storage.cache_side,
+            channels=storage.channels,
+            intensity=storage.intensity,
+            background=storage.background,
+            pages=storage.pages,
+            labels=labels,
+            exclude=left_out,
             download=download,
             memory_limit=EACH_ITS_OWN if distributed.local_size() > 1 else None,
             narrator=narrator,
@@ -66,6 +81,8 @@ def facts_of(job: Job, corpus: Corpus, narrator: Narrator) -> dict[str, Any]:
             "fingerprint": corpus.fingerprint,
             "count": count,
             "rejected": len(corpus.rejected),
+            "excluded": job.config.data.exclude,
+            "intensity": corpus.intensity,
             "height": height,
             "width": width,
             "channels": channels,
@@ -149,6 +166,9 @@ def _write_encoder(
         },
         extra={
             "cache_side": job.config.data.cache_side,
+            "intensity": corpus.intensity,
+            "background": job.config.data.background,
+            "pages": job.config.data.pages,
             "data": corpus.spec,
             "method": job.config.method.name,
         },

@@ -28,7 +28,7 @@ SCORES = {
     "precision_macro": "macro precision",
     "recall_macro": "macro recall",
 }
-SMALL_PRINT = ("train", "validation", "test", "n_test", "seeds", "selection", "test_reads")
+SMALL_PRINT = ("train", "validation", "test", "n_test", "pool_overlap", "seeds", "selection", "test_reads")
 """What of the protocol stands open under the verdict; the rest unfolds."""
 
 
