@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twoviews.data.decode import Unreadable
-from twoviews.data.folder import _folder_labels
+from twoviews.data.folder import folder_labels
 from twoviews.data.members import Listing, repeated
 from twoviews.data.source import Item
 from twoviews.errors import DataError, unknown_name
@@ -148,7 +148,7 @@ def make_source(
     labels = [label for listing in listings for label in listing.labels]
     if not any(listing.labelled for listing in listings):
         real = [i for i in chosen if numbers[i, 0] >= 0]
-        for i, label in zip(real, _folder_labels(tuple(names[i] for i in real)), strict=True):
+        for i, label in zip(real, folder_labels(tuple(names[i] for i in real)), strict=True):
             labels[i] = label
     groups = [group for listing in listings for group in listing.groups]
     starts = np.cumsum([0, *(len(listing.names) for listing in listings)]).tolist()

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from twoviews.data import building, cache
 from twoviews.data.arrays import ArraySource
 from twoviews.data.assemble import Assembly, Memory, Storage
-from twoviews.data.chosen import without
+from twoviews.data.parts import without
 from twoviews.data.source import Grouped, Source, Spec, open_source
 from twoviews.errors import DataError, UsageError, unknown_name
 from twoviews.narrate import Narrator, quiet
@@ -42,6 +42,7 @@ class Corpus:
     fingerprint  sha256 over values, sizes and ids, not over the labels
     intensity    what the files' values were scaled by; `uint8` means not at all
     groups       N names of what items have in common (a patient, a session), or None where none is known
+    excluded     how many items were left out because they were asked to
     """
 
     values: NDArray[np.uint8]
@@ -54,6 +55,7 @@ class Corpus:
     spec: str
     intensity: str = "uint8"
     groups: tuple[str | None, ...] | None = None
+    excluded: int = 0
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -147,8 +149,10 @@ def load_corpus(
     storage = Storage(cache_side, channels, intensity, background, pages)
     narrator = narrator or quiet()
     source = open_source(spec, labels=labels, download=download)
+    listed = len(source)
     if exclude:
         source = without(source, exclude)
+    excluded = listed - len(source)
     if not len(source):
         raise DataError(f"{source.spec!r} holds no image" + (" that is not excluded" if exclude else ""))
     home = Path(cache_dir) if cache_dir is not None else cache.cache_home()
@@ -168,7 +172,17 @@ def load_corpus(
     if isinstance(source, Grouped) and any(group is not None for group in source.groups):
         groups = tuple(source.groups[i] for i in kept)
     return Corpus(
-        found.values, found.sizes, ids, numbers, classes, rejected, mark, source.spec, found.intensity, groups
+        found.values,
+        found.sizes,
+        ids,
+        numbers,
+        classes,
+        rejected,
+        mark,
+        source.spec,
+        intensity=found.intensity,
+        groups=groups,
+        excluded=excluded,
     )
 
 

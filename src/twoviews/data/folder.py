@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -71,13 +72,14 @@ def open_folder(root: Path, *, split: str | None = None) -> FileSource:
             + (f"found only {found}" if found else "it is empty")
             + "; images end in .jpg, .png, .webp, .tif, .bmp, .gif, .ppm or .avif"
         )
-    return FileSource(spec, root, names, _folder_labels(names))
+    return FileSource(spec, root, names, folder_labels(names))
 
 
-def _folder_labels(names: tuple[str, ...]) -> tuple[str | None, ...]:
-    parts = [name.split("/") for name in names]
-    level = 1 if all(len(p) > 2 and p[0].lower() in SPLIT_NAMES for p in parts) else 0
-    return tuple(p[level] if len(p) > level + 1 else None for p in parts)
+def folder_labels(names: tuple[str, ...]) -> tuple[str | None, ...]:
+    """The first folder of each name, or the second where the first level holds nothing but splits."""
+    splits = all(name.count("/") > 1 and name.partition("/")[0].lower() in SPLIT_NAMES for name in names)
+    parts = (name.split("/", 2)[splits:] for name in names)
+    return tuple(sys.intern(p[0]) if len(p) > 1 else None for p in parts)
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

@@ -83,8 +83,8 @@ def open_source(spec: Spec, *, labels: str | Path | None = None, download: bool 
     - `.parquet` and `.arrow` with `img|image` or `file_name|path`, and `label`; folders of them, as Hugging Face
       writes; `hf:NAME[:split]` by the package `datasets`;
     - `.tar` (WebDataset) and `.zip`, read where they lie; `.npy`, `.npz`;
-    - `digits[:train|:test|:fit|:val]`, `cifar10[@FOLDER][:train|:test]`, `cifar100`, `stl10[:unlabeled]`,
-      `torchvision:NAME[@FOLDER][:split]`;
+    - `digits[:train|:test|:fit|:val]`, `cifar10[@FOLDER][:train|:test]`, `cifar100`,
+      `stl10[:unlabeled|:train+unlabeled]`, `torchvision:NAME[@FOLDER][:split]`;
     - arrays (N, H, W) or (N, H, W, C), torch tensors (N, C, H, W), each alone or as (images, labels), and any
       map-style `torch.utils.data.Dataset`.
 
@@ -128,29 +128,30 @@ def _open_text(spec: str, *, download: bool) -> Source:
     from twoviews.data.named import open_named
 
     named = open_named(spec, download=download)
-    return _open_path(spec) if named is None else named
+    return _open_path(spec, download=download) if named is None else named
 
 
-def _open_path(spec: str) -> Source:
+def _open_path(spec: str, *, download: bool = False) -> Source:
     if not spec or "\0" in spec:
         raise UsageError(f"{spec!r} is no path: name a folder, a file or a data set")
     path, split = Path(spec).expanduser(), None
     if not os.path.lexists(path) and ":" in spec:
         head, _, tail = spec.rpartition(":")
-        if head and tail and Path(head).expanduser().exists():
+        # Not Path's own: it raises for a name that is too long, which a list of paths is.
+        if head and tail and os.path.exists(Path(head).expanduser()):  # noqa: PTH110
             path, split = Path(head).expanduser(), tail
     try:
+        if not os.path.lexists(path):  # first: a list of paths is too long for the system to look for
+            from twoviews.data.joined import open_pattern
+
+            found = open_pattern(spec, download=download)
+            if found is not None:
+                return found
         if path.is_dir():
             return _open_folder(path, split)
         if path.is_file():
             return _open_file(path, split)
-        if not os.path.lexists(path):
-            from twoviews.data.joined import open_pattern
-
-            found = open_pattern(spec)
-            if found is not None:
-                return found
-    except PermissionError as error:
+    except OSError as error:
         raise DataError(f"{str(path)!r} may not be read: {error.strerror}") from error
     raise _missing(spec, path)
 
@@ -220,7 +221,7 @@ def _missing(spec: str, path: Path) -> TwoviewsError:
     ):
         return unknown_name("data set", bare, NAMES)
     parent = path.parent
-    while not parent.is_dir() and parent != parent.parent:
+    while not os.path.isdir(parent) and parent != parent.parent:  # noqa: PTH112
         path, parent = parent, parent.parent
     try:
         near = get_close_matches(path.name, [entry.name for entry in parent.iterdir()], n=1, cutoff=0.6)

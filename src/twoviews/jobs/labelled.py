@@ -73,9 +73,9 @@ def load_labelled(
             excluded.append(f"{len(corpus) - len(labelled)} items of {name} without a label")
         if corpus.rejected:
             excluded.append(f"{len(corpus.rejected)} unreadable items of {name}")
+        if corpus.excluded:
+            excluded.append(f"{corpus.excluded} items of {name} listed in {exclude}")
         parts[name] = corpus.select(labelled)
-    if exclude is not None:
-        excluded.append(f"items of train listed in {exclude}")
     classes = parts["train"].classes
     for name in ("val", "test"):
         if name in parts:

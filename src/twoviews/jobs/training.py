@@ -81,7 +81,7 @@ def facts_of(job: Job, corpus: Corpus, narrator: Narrator) -> dict[str, Any]:
             "fingerprint": corpus.fingerprint,
             "count": count,
             "rejected": len(corpus.rejected),
-            "excluded": job.config.data.exclude,
+            "excluded": corpus.excluded,
             "intensity": corpus.intensity,
             "height": height,
             "width": width,
@@ -155,12 +155,13 @@ def _write_encoder(
 ) -> None:
     """The encoder, and that the run is finished."""
     job.method.eval()
+    mean, std = job.views.normalization(corpus.values.shape[3])
     save_encoder(
         job.encoder,
         run.encoder,
         preprocessing={
-            "mean": list(job.views.mean),
-            "std": list(job.views.std),
+            "mean": list(mean),
+            "std": list(std),
             "interpolation": "bilinear",
             "crop_pct": 1.0,
         },
