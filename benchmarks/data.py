@@ -4,8 +4,8 @@
     python benchmarks/data.py --images photos/ --out benchmarks/results/data.json
 
 Pictures: `--images`, else JPEGs of 400 x 300 made of smoothed noise. Images a second, the best of the repeats, wall
-clock, as the work runs in several threads. lightly's rows: its LightlyDataset in torch's DataLoader with as many workers
-as threads, once with its SimCLR transform, and once with a resize alone, so that loading is compared with loading.
+clock, as the work runs in several threads. lightly's rows: its LightlyDataset in torch's DataLoader with as many
+workers as threads, once with its SimCLR transform, and once with a resize alone, to compare loading with loading.
 """
 
 import argparse
