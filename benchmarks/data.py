@@ -21,15 +21,16 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from torchvision.transforms.v2.functional import resize
 
-from twoviews.compute import cpu_name
-from twoviews.config import Recipe
+from twoviews.compute import choose_compute, cpu_name
 from twoviews.data import corpus as corpora
 from twoviews.data.corpus import Corpus, load_corpus
 from twoviews.data.decode import decode
 from twoviews.data.loading import batch_indices, fetch
 from twoviews.encoders import build_encoder
 from twoviews.methods import build_method
+from twoviews.narrate import quiet
 from twoviews.views.policies import POLICIES, Views
 
 BATCH = 256
@@ -79,7 +80,7 @@ def decoders(paths: list[Path], side: int, repeats: int) -> dict[str, float]:
     found["Pillow, whole image"] = best(each(paths, whole), repeats)
 
     def shrink(image: torch.Tensor) -> Any:
-        return torch.nn.functional.interpolate(image[None].float(), stored, mode="bilinear", antialias=True)
+        return resize(image, list(stored), antialias=True)  # in uint8, which torch has fast kernels for
 
     try:
         from torchvision.io import ImageReadMode, decode_image, read_file
@@ -136,6 +137,21 @@ def lightly_rows(root: Path, side: int, workers: int, limit: int) -> dict[str, f
     return rows
 
 
+def epoch_of_views(corpus: Corpus, side: int, policy: str, limit: int) -> Callable[[], int]:
+    """Batches fetched and two views made of each image, as a training step does it."""
+    views = Views(POLICIES[policy], image_size=side, mean=HALF, std=HALF)
+
+    def run() -> int:
+        count = 0
+        for step in range(min(len(corpus), limit) // BATCH):
+            at = batch_indices(len(corpus), batch_size=BATCH, seed=0, step=step)
+            views(fetch(corpus, at, device="cpu"), seed=0, epoch=0, views=[0, 1])
+            count += BATCH
+        return count
+
+    return run
+
+
 def drain(batches: Iterator[Any], limit: int) -> int:
     count = 0
     for batch in batches:
@@ -146,16 +162,17 @@ def drain(batches: Iterator[Any], limit: int) -> int:
 
 
 def step_seconds(corpus: Corpus, encoder: str, side: int) -> float:
-    """One training step: views, forward and backward in bf16, without the optimiser."""
+    """One training step in the precision that a run would take: views, forward and backward, without the optimiser."""
+    compute = choose_compute(device="cpu", precision="auto", threads=None, narrator=quiet())
     torch.manual_seed(0)
     network = build_encoder(encoder, image_size=side, channels=3)
-    method = build_method("simclr", network, options={})
+    method = compute.place(build_method("simclr", network, options={}))
     views = Views(POLICIES["simclr"], image_size=side, mean=HALF, std=HALF)
     batch = fetch(corpus, np.arange(min(64, len(corpus))), device="cpu")
     times = []
     for _ in range(3):
         started = time.perf_counter()
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with compute.autocast():
             projections = method.project(views(batch, seed=0, epoch=0, views=[0, 1]))
         method.compare(projections).loss.backward()
         times.append(time.perf_counter() - started)
@@ -169,6 +186,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
+    torch.set_num_threads(1)
     corpora.KEPT_IN_MEMORY = 1 << 40
     with tempfile.TemporaryDirectory() as place:
         root = options.images
@@ -181,8 +199,7 @@ def main() -> None:
             "machine": {"cpu": cpu_name(), "cores": os.cpu_count(), "torch": torch.__version__},
             "platform": platform.platform(),
             "images": len(list(root.rglob("*.jpg"))),
-            "recipe_encoder": Recipe().encoder.name,
-            "decode_one_thread": {side: decoders(paths, side, options.repeats) for side in (40, 120, 280)},
+            "decode_one_thread_to_side": {side: decoders(paths, side, options.repeats) for side in (40, 120, 280)},
         }
         from twoviews.data.scan import scan
 
@@ -200,6 +217,9 @@ def main() -> None:
                 row[f"memory, {threads} threads"] = best(epoch(memory), options.repeats)
                 row[f"cache, {threads} threads"] = best(epoch(disk), options.repeats)
                 limit = min(len(memory), 1024 if side < 224 else 512)
+                for policy in ("simclr", "simclr-small-fast"):
+                    work = epoch_of_views(disk, side, policy, limit)
+                    row[f"cache and two views {policy}, {threads} threads"] = best(work, options.repeats)
                 row[f"lightly, {threads} workers"] = lightly_rows(root, side, threads, limit)
             torch.set_num_threads(2)
             loading = BATCH / row["cache, 2 threads"]
@@ -210,9 +230,13 @@ def main() -> None:
                 "seconds": round(seconds, 3),
                 "loading_share": round(loading / seconds, 5),
             }
-            peer = row["lightly, 2 workers"].get("loading alone")
-            if isinstance(peer, float):
-                row["times lightly, loading alone"] = round(row["cache, 2 threads"] / peer, 1)
+            peer = row["lightly, 2 workers"]
+            if "views" in peer:
+                with_views = row["cache and two views simclr, 2 threads"]
+                row["times lightly"] = {
+                    "loading": round(row["cache, 2 threads"] / peer["loading alone"], 1),
+                    "loading and views": round(with_views / peer["views"], 1),
+                }
             sides[side] = row
             print(side, json.dumps(row), flush=True)
         table["sides"] = sides

@@ -13,7 +13,7 @@ from twoviews.cli.parser import build_parser
 # Scripts stand on these: what is here stays, and a new option is added here. `*` marks what must be given.
 FROZEN = """
 cache [remove NAME] --json --quiet
-check DATA --download --json --quiet
+check DATA --against --download --json --labels --out --quiet --run
 demo --json --out --overwrite --quiet
 embed RUN DATA --devices --download --json --labels --out* --overwrite --quiet
 encoders --json --quiet

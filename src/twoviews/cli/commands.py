@@ -269,6 +269,7 @@ def _show_scan(found: dict[str, Any], *, out: str | None) -> None:
         print(f"without a label: {found['unlabelled']:,}")
     if found["groups"]:
         print(f"groups: {found['groups']:,}")
+    print(f"pairs of near duplicates: {len(found['near_duplicates']):,}, by {found['near_by']}")
     print(f"decoding: {found['images_per_second']:,.0f} images/s")
     leaks = found["leaks"] or {"exact": [], "near": [], "rejected": []}
     _show_some("rejected", [f"{item['id']!r}: {item['reason']}" for item in found["rejected"]], 20)

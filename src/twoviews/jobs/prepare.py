@@ -14,8 +14,8 @@ from twoviews.config import Recipe, make_recipe
 from twoviews.data.assemble import Storage
 from twoviews.data.corpus import Corpus
 from twoviews.data.loading import Batch, fetch
-from twoviews.data.scan import suggest_policy
 from twoviews.data.source import Spec
+from twoviews.data.suggest import suggest_encoder, suggest_policy
 from twoviews.encoders import Encoder, build_encoder, stem_choice, wrap_encoder
 from twoviews.errors import DataError, UsageError, unknown_name
 from twoviews.jobs.online import health_evaluator, probe_evaluator
@@ -160,9 +160,9 @@ def decide(config: Recipe, corpus: Corpus, *, storage: Storage, asked_batch: boo
     encoder: dict[str, Any] = {}
     if config.encoder.name == "auto":
         gpu = torch.cuda.is_available() and config.train.device in ("auto", "cuda")
-        name = "resnet18" if gpu else "resnet_mini" if size > 16 else "convnet_tiny"
-        narrator.chose("encoder", name, "a GPU is there" if gpu else f"a small network for a CPU at {size} px")
-        encoder["name"] = name
+        suggested = suggest_encoder(size, gpu=gpu)
+        narrator.chose("encoder", suggested.value, suggested.reason)
+        encoder["name"] = suggested.value
     train |= decide_batch(config, count, asked=asked_batch, narrator=narrator)
     if config.train.epochs is None and config.train.minutes is None and config.train.steps is None:
         train["epochs"] = 100
