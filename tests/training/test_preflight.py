@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from twoviews.data.assemble import Storage
 from twoviews.data.corpus import load_corpus
 from twoviews.errors import ResourceError
 from twoviews.jobs import preflight, prepare
@@ -48,7 +49,7 @@ def a_job(pool: Path, *, group: int = 4) -> tuple[Any, Any]:
     settings = {"method": {"name": "simclr"}, "encoder": {"name": "convnet_tiny"}, "train": {"batch_size": 32}}
     settings["train"] |= {"bn_group": group, "device": "cpu", "precision": "fp32", "threads": 1, "steps": 3}  # type: ignore[dict-item]
     config = job.make_recipe(settings)
-    config = prepare.decide(config, corpus, asked_side=8, asked_batch=True, narrator=Narrator())
+    config = prepare.decide(config, corpus, storage=Storage(8, 1), asked_batch=True, narrator=Narrator())
     return prepare.assemble(config, corpus, encoder=None, narrator=Narrator()), corpus
 
 
