@@ -64,6 +64,32 @@ def test_leaks_leave_train_and_are_counted(run: Path, tmp_path: Path, twoviews: 
     assert "3 items of train with the same pixels" in page
 
 
+def test_a_camera_that_does_not_move_loses_nothing(run: Path, tmp_path: Path, twoviews: Command) -> None:
+    """Where a large part resembles test, they are no copies."""
+    scene = np.asarray(picture(7)).copy()
+    for part, seeds in (("train", range(20)), ("test", range(30, 40))):
+        for seed in seeds:
+            path = tmp_path / part / "ab"[seed % 2] / f"{seed}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            image = scene.copy()
+            image[seed % 7 : seed % 7 + 2, 3:5] = seed * 6
+            Image.fromarray(image).save(path)
+    outcome = twoviews("evaluate", run, "--train", tmp_path / "train", "--test", tmp_path / "test", *OPTIONS)
+    results = outcome.json()
+    assert results["protocol"]["n_train_available"] + results["protocol"]["n_val"] == 20
+    (words,) = results["excluded"]
+    assert words.startswith("none of the ")
+    assert words.endswith("items of train that resemble an item of test: too many to be copies")
+
+
+def test_pictures_stored_otherwise_cannot_be_compared(run: Path, tmp_path: Path, twoviews: Command) -> None:
+    train, test = draw(tmp_path / "train", range(20)), draw(tmp_path / "test", range(30, 40))
+    for path in test.rglob("*.png"):
+        Image.open(path).resize((30, 40)).save(path)
+    results = twoviews("evaluate", run, "--train", train, "--test", test, *OPTIONS).json()
+    assert results["protocol"]["pool_overlap"] == "not known whether test items were among the unlabelled images"
+
+
 def test_without_overlap_it_is_said_too(run: Path, tmp_path: Path, twoviews: Command) -> None:
     train, test = draw(tmp_path / "train", range(20)), draw(tmp_path / "test", range(30, 40))
     results = twoviews("evaluate", run, "--train", train, "--test", test, *OPTIONS).json()

@@ -22,7 +22,7 @@ evaluate RUN --arms --devices --download --exclude --json --labels --labels-per-
 methods --json --quiet
 predict RUN DATA --download --json --quiet
 pretrain DATA --batch-size --devices --download --encoder --epochs --exclude --image-size --init --json \
---micro-batch --minutes --out* --overwrite --probe-data --quiet --recipe --seed --set
+--labels --micro-batch --minutes --out* --overwrite --probe-data --quiet --recipe --seed --set
 recipes [show NAME] --json --quiet
 report RUN --json --out --quiet
 resume RUN --anyway --devices --json --micro-batch --quiet

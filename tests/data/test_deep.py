@@ -336,12 +336,14 @@ def test_the_few_of_another_depth_are_left_out_with_the_way_to_take_them(tmp_pat
     corpus, _ = loaded(folder)
     (left_out,) = corpus.rejected
     assert left_out.id == "deep.png"
-    assert left_out.reason == "16 bits a channel among 8-bit images: set data.intensity to take both"
+    assert left_out.reason == "16 bits a channel among images of 8 bits a channel: set data.intensity to take both"
     assert len(load_corpus(folder, intensity="uint16")) == 4
     (folder / "0.png").write_bytes(images["deep.png"])
     (folder / "1.png").write_bytes(images["deep.png"])
     corpus, _ = loaded(folder)
-    assert [item.reason.partition(":")[0] for item in corpus.rejected] == ["8 bits a channel among images of more bits"]
+    assert [item.reason.partition(":")[0] for item in corpus.rejected] == [
+        "8 bits a channel among images of 16 bits a channel"
+    ]
 
 
 def test_deep_images_are_refused_where_8_bits_were_asked_for(tmp_path: Path) -> None:
@@ -368,7 +370,7 @@ def test_images_of_other_bands_are_left_out(tmp_path: Path) -> None:
     images["odd.tif"] = tif(CUBE[:7], photometric="minisblack", planarconfig="separate")
     corpus, _ = loaded(pool(tmp_path / "pool", images))
     assert [(item.id, item.reason) for item in corpus.rejected] == [
-        ("odd.tif", "7 channels, where the others have 5"),
+        ("odd.tif", "7 channels, where 5 are stored"),
     ]
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from twoviews.data.intensity import Intensity, in_words, measure
-from twoviews.errors import UsageError
+from twoviews.errors import DataError, UsageError
 
 
 @pytest.mark.parametrize(
@@ -59,14 +59,29 @@ def test_whole_types_and_windows_of_files() -> None:
     assert whole.apply(np.array([[[77]]], np.uint8)).item() == 77
     stated = Intensity("file")
     assert stated.apply(np.array([[[0.0]]]), window=(-100.0, 100.0)).item() == 127.5
-    assert "states no window" in stated.refuses(depth="int16", window=None)
+    assert "states no window, where data.intensity is file" in stated.refuses(depth="int16", window=None)
     assert "16 bits a channel" in Intensity("uint8").refuses(depth="uint16", window=None)
     assert Intensity("uint8").refuses(depth="uint8", window=None) == ""
+    assert Intensity("uint16").refuses(depth="uint16", window=None) == ""
 
 
-def test_ranges_for_other_channels_are_refused() -> None:
-    with pytest.raises(UsageError, match="2 ranges for images of 3 channels"):
-        Intensity.parse("range:0,1;0,1").apply(np.zeros((2, 2, 3)))
+def test_grey_among_colours_takes_the_range_of_each() -> None:
+    shades = Intensity.parse("range:0,1;0,2;0,4").apply(np.ones((1, 1, 1)))
+    assert shades.tolist() == [[[255.0, 127.5, 63.75]]]
+
+
+@pytest.mark.parametrize("depth", ["float32", "int16", "int32", "uint32"])
+def test_the_whole_of_16_bits_is_no_range_of_other_types(depth: str) -> None:
+    assert "where data.intensity is uint16: they have another range" in Intensity("uint16").refuses(
+        depth=depth, window=None
+    )
+
+
+def test_a_range_is_recorded_to_the_last_digit() -> None:
+    text = "range:100000000.4,100000001.6"
+    assert str(Intensity.parse(text)) == text
+    odd = Intensity("range", ((1 / 3, 2 / 3),))
+    assert Intensity.parse(str(odd)) == odd
 
 
 def test_auto_ignores_a_few_hot_pixels_and_says_what_it_clips() -> None:
@@ -83,7 +98,7 @@ def test_auto_ignores_a_few_hot_pixels_and_says_what_it_clips() -> None:
 
 def test_fractions_keep_their_range_and_dark_floats_do_not() -> None:
     fractions = np.linspace(0, 1, 1000, dtype=np.float32).reshape(-1, 1)
-    assert str(measure(Intensity(), [fractions], windows=[None])[0]) == "range:0,1"
+    assert str(measure(Intensity(), [fractions], windows=[None])[0]) == "range:0.0,1.0"
     dark, _ = measure(Intensity(), [fractions / 100], windows=[None])
     assert dark.ranges[0][1] < 0.0101
 
@@ -106,8 +121,21 @@ def test_windows_that_all_files_state_are_used() -> None:
 def test_what_is_not_finite_does_not_count() -> None:
     values = np.array([[0.0], [np.nan], [np.inf], [100.0]], dtype=np.float32)
     assert measure(Intensity.parse("percentile:0,100"), [values], windows=[None])[0].ranges == ((0.0, 100.0),)
-    with pytest.raises(UsageError, match="no finite value"):
+    with pytest.raises(DataError, match="no finite value"):
         measure(Intensity(), [np.full((3, 1), np.nan)], windows=[None])
+
+
+def test_a_band_without_a_value_does_not_matter_to_the_others() -> None:
+    bands = np.stack([np.full(9, np.nan), *(np.arange(9.0) * k for k in (1, 2, 3))], axis=1)
+    bands[0, 1] = np.nan
+    found, reason = measure(Intensity.parse("percentile:0,100"), [bands], windows=[None])
+    assert found.ranges == ((0.0, 1.0), (1.0, 8.0), (0.0, 16.0), (0.0, 24.0))
+    assert "values from 0 to 24" in reason
+
+
+def test_grey_and_colour_are_measured_together() -> None:
+    grey, colour = np.full((5, 1), 100, np.uint16), np.full((5, 3), 900, np.uint16)
+    assert measure(Intensity.parse("percentile:0,100"), [grey, colour], windows=[None] * 2)[0].ranges == ((100, 900),)
 
 
 def test_depths_in_words() -> None:

@@ -112,8 +112,9 @@ def report(a: argparse.Namespace) -> None:
 
 def run(a: argparse.Namespace) -> None:
     from twoviews import distributed
-    from twoviews.jobs.evaluate import check_labelled_sources, check_request
+    from twoviews.jobs.evaluate import check_request
     from twoviews.jobs.run import run_all
+    from twoviews.jobs.training import check_labelled_sources
 
     arms = a.arms.split(",") if a.arms else None
     check_request(arms=arms, labels_per_class=a.labels_per_class, seeds=a.seeds)
@@ -224,6 +225,7 @@ def _pretrain(a: argparse.Namespace, *, minutes: float | None, narrator: Narrato
         micro_batch=a.micro_batch,
         seed=a.seed,
         probe_data=a.probe_data,
+        labels=a.labels,
         exclude=a.exclude,
         settings=a.settings,
         overwrite=a.overwrite,

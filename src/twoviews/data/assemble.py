@@ -23,6 +23,7 @@ KEPT_SIDE = 256  # without a cache_side, larger images are not kept even if they
 MEASURED_IMAGES, MEASURED_PIXELS = 256, 4096
 """How many images, and how many pixels of each, tell the range of deep values."""
 
+_GOLDEN = (5**0.5 - 1) / 2
 Shape = tuple[int, int, int, int]
 
 
@@ -60,37 +61,38 @@ class Storage:
 
 @dataclass(frozen=True)
 class Form:
-    """The shape of the stored images, the depth of what they are made from, and the reason for it."""
+    """The shape of the stored images, the commonest depth of what they are made from, and the reason for the shape."""
 
     height: int
     width: int
     channels: int
-    deep: bool
+    depth: str
     reason: str = field(compare=False)
 
     def misfit(self, header: Header) -> str:
         """Why an image cannot be stored so, or ""."""
         if header.channels != self.channels and not {header.channels, self.channels} <= {1, 3}:
-            return f"{header.channels} channels, where the others have {self.channels}"
+            return f"{header.channels} channels, where {self.channels} are stored"
         return ""
 
 
 def choose_form(headers: Sequence[Header], storage: Storage) -> Form:
     """Images of one size not above `cache_side` are kept; else squares of it, not above the largest side."""
-    counts = Counter(header.channels for header in headers)
-    usual = max(counts, key=lambda n: (counts[n], n))
-    usual = usual if usual not in (1, 3) else 3 if counts[3] else 1
-    fitting = [h for h in headers if h.channels == usual or {h.channels, usual} <= {1, 3}]
-    deep = 2 * sum(header.depth != "uint8" for header in fitting) > len(fitting)
+    # Grey among colours becomes colour, so the two count together.
+    colours = any(header.channels == 3 for header in headers)
+    counts = Counter(3 if colours and header.channels == 1 else header.channels for header in headers)
+    usual = storage.channels or max(counts, key=lambda n: (counts[n], n))
+    fitting = [h for h in headers if h.channels == usual or {h.channels, usual} <= {1, 3}] or headers
+    depths = Counter(header.depth for header in fitting)
+    depth = max(depths, key=lambda name: (depths[name], name == "uint8", name))
     sizes = {(header.width, header.height) for header in fitting}
     largest = max(max(size) for size in sizes)
-    wanted = storage.channels or usual
     if len(sizes) == 1 and largest <= (storage.cache_side or KEPT_SIDE):
         width, height = next(iter(sizes))
-        return Form(height, width, wanted, deep, "all images have this size")
+        return Form(height, width, usual, depth, "all images have this size")
     side = min(storage.cache_side or DEFAULT_SIDE, largest)
     found = f"{len(sizes)} sizes, the largest side {largest}" if len(sizes) > 1 else f"all are {largest} wide or high"
-    return Form(side, side, wanted, deep, found)
+    return Form(side, side, usual, depth, found)
 
 
 class Room(Protocol):
@@ -143,7 +145,8 @@ class Assembly:
         shades = Intensity("uint8") if self.intensity.kind == "auto" else self.intensity
         if first is not None and shades.known and not (self.intensity.kind == "auto" and first.depth != "uint8"):
             form = choose_form([first], self._storage)
-            if self._bytes(form) <= budget:
+            # Another number of ranges is refused once it is known that the first image is like the others.
+            if self._bytes(form) <= budget and len(shades.ranges) in (0, 1, form.channels):
                 self._form = form
                 self._values = np.empty((len(self._source), form.height, form.width, form.channels), np.uint8)
 
@@ -172,10 +175,15 @@ class Assembly:
         setting = self.intensity
         if setting.kind == "auto":
             for index, header in enumerate(self._headers):
-                if header is not None and index not in self._reasons and (header.depth != "uint8") != form.deep:
-                    others = "images of more bits" if form.deep else "8-bit images"
+                if header is not None and index not in self._reasons and header.depth != form.depth:
+                    others = f"images of {in_words(form.depth)}"
                     self._reasons[index] = f"{in_words(header.depth)} among {others}: set data.intensity to take both"
-        if setting.kind == "auto" and not form.deep:
+        if len(setting.ranges) not in (0, 1, form.channels):
+            raise UsageError(
+                f"data.intensity has {len(setting.ranges)} ranges for images of {form.channels} channels: give one, or "
+                "one for each"
+            )
+        if setting.kind == "auto" and form.depth == "uint8":
             self.intensity = Intensity("uint8")
         elif not setting.known:
             chosen, windows = [], []
@@ -198,7 +206,11 @@ class Assembly:
             except Exception:  # met again, and listed, when everything is decoded
                 continue
             pixels = samples.reshape(-1, samples.shape[2])
-            yield pixels[:: max(1, -(-len(pixels) // MEASURED_PIXELS))].copy(), window
+            if len(pixels) > MEASURED_PIXELS:
+                # Multiples of the golden ratio: a regular step would meet the same columns in every row.
+                places = np.arange(1, MEASURED_PIXELS + 1) * _GOLDEN % 1 * len(pixels)
+                pixels = pixels[places.astype(np.int64)]
+            yield pixels.copy(), window
 
     @property
     def decoded(self) -> bool:

@@ -153,6 +153,10 @@ def load_corpus(
     if exclude:
         source = without(source, exclude)
     excluded = listed - len(source)
+    if excluded < len(set(exclude)):
+        narrator.warn(
+            f"{len(set(exclude)) - excluded} of {len(set(exclude))} ids to exclude are not in {source.spec!r}"
+        )
     if not len(source):
         raise DataError(f"{source.spec!r} holds no image" + (" that is not excluded" if exclude else ""))
     home = Path(cache_dir) if cache_dir is not None else cache.cache_home()
@@ -167,6 +171,8 @@ def load_corpus(
         narrator.warn(
             f"{len(rejected)} of {len(source)} images rejected, the first {rejected[0].id!r}: {rejected[0].reason}"
         )
+    if found.intensity != "uint8":
+        _warn_if_blank(found, narrator)
     mark = found.fingerprint or fingerprint(found.values, found.sizes, ids)
     groups = None
     if isinstance(source, Grouped) and any(group is not None for group in source.groups):
@@ -184,6 +190,16 @@ def load_corpus(
         groups=groups,
         excluded=excluded,
     )
+
+
+def _warn_if_blank(found: cache.Decoded, narrator: Narrator) -> None:
+    """Tell when a stated range is not that of the images: hardly a shade is left."""
+    some = found.values[:: max(1, len(found.values) // 64)]
+    ends = float(np.mean((some == 0) | (some == 255)))
+    spread = int(some.max()) - int(some.min())
+    if ends > 0.98 or spread < 16:
+        what = f"{100 * ends:.0f} % of the values are black or white" if ends > 0.98 else f"only {spread} of 255 shades"
+        narrator.warn(f"{what} by data.intensity = {found.intensity[:80]}: is it the range of these images?")
 
 
 def fingerprint(values: NDArray[np.uint8], sizes: NDArray[np.int32], ids: Iterable[str]) -> str:
@@ -223,7 +239,8 @@ def read_csv(path: Path) -> list[dict[str, str]]:
 def read_excluded(path: Path) -> tuple[str, ...]:
     """The ids in a CSV file with a column `id`, as `twoviews check --out` writes it. Raises DataError."""
     try:
-        rows = read_csv(path)
+        with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+            rows = list(csv.DictReader(file))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{str(path)!r}, the list of items to exclude, cannot be read: {error}") from error
     if rows and rows[0].get("id") is None:
@@ -258,7 +275,8 @@ def _take_array(source: Source, storage: Storage) -> cache.Decoded | None:
     if channels == 3 and depth == 1:
         values = np.broadcast_to(values, (count, height, width, 3))
     sizes = np.tile(np.array([width, height], dtype=np.int32), (count, 1))
-    return cache.Decoded(values, sizes, np.arange(count, dtype=np.int64), ())
+    intensity = "uint8" if storage.intensity == "auto" else storage.intensity
+    return cache.Decoded(values, sizes, np.arange(count, dtype=np.int64), (), intensity=intensity)
 
 
 def _decode(source: Source, storage: Storage, *, home: Path, limit: int | None, narrator: Narrator) -> cache.Decoded:

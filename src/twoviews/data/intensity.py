@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twoviews.data.opened import Range
-from twoviews.errors import UsageError
+from twoviews.errors import DataError, UsageError
 
 Kind = Literal["auto", "uint8", "uint16", "file", "percentile", "range"]
 
@@ -60,7 +60,7 @@ class Intensity:
     def __str__(self) -> str:
         if not self.ranges:
             return self.kind
-        return f"{self.kind}:" + ";".join(f"{low:.9g},{high:.9g}" for low, high in self.ranges)
+        return f"{self.kind}:" + ";".join(f"{low!r},{high!r}" for low, high in self.ranges)
 
     @property
     def known(self) -> bool:
@@ -70,20 +70,21 @@ class Intensity:
     def refuses(self, *, depth: str, window: Range | None) -> str:
         """Why an image of this depth cannot be taken, or ""."""
         if self.kind == "uint8" and depth != "uint8":
-            return f"{in_words(depth)}: only 8 bits a channel are taken as they are; set data.intensity to scale it"
+            return f"{in_words(depth)}, where data.intensity is uint8: only 8 bits a channel are taken as they are"
+        if self.kind == "uint16" and depth not in ("uint8", "uint16"):
+            return f"{in_words(depth)}, where data.intensity is uint16: they have another range"
         if self.kind == "file" and window is None:
-            return "the file states no window, which intensity 'file' needs: give another data.intensity"
+            return "it states no window, where data.intensity is file"
         return ""
 
     def apply(self, samples: NDArray[Any], *, window: Range | None = None) -> NDArray[np.float32]:
-        """(H, W, C) of any depth to float32, 0 black and 255 white; beyond them, and NaN, for the caller to clip."""
+        """(H, W, C) of any depth to float32, 0 black and 255 white; beyond them, and NaN, for the caller to clip.
+
+        Grey becomes three channels where each of three has a range.
+        """
         if samples.dtype == np.uint8 and self.kind in ("uint8", "uint16"):
             return samples.astype(np.float32)
         ranges = ((0.0, 65535.0),) if self.kind == "uint16" else (window,) if self.kind == "file" else self.ranges
-        if len(ranges) not in (1, samples.shape[2]):
-            raise UsageError(
-                f"intensity has {len(ranges)} ranges for images of {samples.shape[2]} channels: give one, or one each"
-            )
         # float64 for wide values, whose lowest bits would be lost before the range is subtracted.
         wide = np.float32 if samples.dtype.itemsize <= 2 else np.float64
         low, high = np.array([r for r in ranges if r is not None], wide).T
@@ -99,24 +100,23 @@ def measure(
     samples: a few images of the pool, each (pixels, channels) in its own type; windows: those that the files state.
     Up to three channels share one range, which keeps colours; more have one each, as bands have no common scale.
     """
-    channels = samples[0].shape[1]
-    values = np.concatenate([np.asarray(part, np.float64) for part in samples])
-    values = values[np.isfinite(values).all(axis=1)]
+    shared = max(part.shape[1] for part in samples) <= 3
+    columns = np.concatenate([np.asarray(part, np.float64).reshape(-1, 1) if shared else part for part in samples])
+    columns = np.where(np.isfinite(columns), columns, np.nan)
+    values = columns[~np.isnan(columns)]
     if not len(values):
-        raise UsageError("no finite value in the sampled images: their intensity cannot be measured")
+        raise DataError("no finite value in the sampled images: their intensity cannot be measured")
     found = f"values from {values.min():,.6g} to {values.max():,.6g} in {len(samples):,} sampled images"
     if setting.kind == "auto" and all(window is not None for window in windows):
         return Intensity("file"), f"every file states its window; {found}"
     percent = setting.ranges[0] if setting.ranges else AUTO_PERCENTILES
-    columns = values if channels > 3 else values.reshape(-1, 1)
     fractions = samples[0].dtype.kind == "f" and values.min() >= 0 and values.max() <= 1
     if setting.kind == "auto" and fractions and np.percentile(values, AUTO_PERCENTILES[1]) >= 0.5:
         return Intensity("range", ((0.0, 1.0),)), f"{found}: fractions"
-    lows, highs = np.percentile(columns, percent, axis=0)
-    ranges = tuple(_apart(float(low), float(high)) for low, high in zip(lows, highs, strict=True))
-    outside = np.mean((columns < [low for low, _ in ranges]) | (columns > [high for _, high in ranges]))
+    ranges = tuple(_range_of(column[~np.isnan(column)], percent) for column in columns.T)
+    outside = np.nansum((columns < [low for low, _ in ranges]) | (columns > [high for _, high in ranges])) / len(values)
     clipped = f"{100 * outside:.2g} % of them, outside percentiles {percent[0]:g} to {percent[1]:g}, are clipped"
-    return Intensity.parse(str(Intensity("range", ranges))), f"{found}; {clipped}"
+    return Intensity("range", ranges), f"{found}; {clipped}"
 
 
 def in_words(depth: str) -> str:
@@ -139,6 +139,7 @@ def _pair(text: str) -> Range:
     return low, high
 
 
-def _apart(low: float, high: float) -> Range:
-    """A channel that is constant has no range: it becomes black, not a division by zero."""
-    return (low, high) if f"{low:.9g}" != f"{high:.9g}" else (low, low + max(1.0, abs(low)))
+def _range_of(values: NDArray[np.float64], percent: Range) -> Range:
+    """Two percentiles in nine digits; what is constant becomes black, instead of a division by zero."""
+    low, high = (float(f"{at:.9g}") for at in np.percentile(values, percent)) if len(values) else (0.0, 0.0)
+    return (low, high) if low < high else (low, low + max(1.0, abs(low)))

@@ -113,10 +113,15 @@ def open_source(spec: Spec, *, labels: str | Path | None = None, download: bool 
     if isinstance(spec, list | tuple) and spec and all(isinstance(part, str | Path) for part in spec):
         from twoviews.data.joined import open_all
 
-        return open_all([str(part) for part in spec], download=download)
+        return open_all([part if isinstance(part, str) else path_text(part) for part in spec], download=download)
     from twoviews.data.handed import open_handed
 
     return open_handed(spec)
+
+
+def path_text(path: Path) -> str:
+    """A path as a text that names no data set, whatever the path is called."""
+    return str(path) if path.is_absolute() else f"./{path}"
 
 
 def _open_text(spec: str, *, download: bool) -> Source:

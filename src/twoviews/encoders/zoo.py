@@ -141,6 +141,9 @@ def wrap_encoder(module: nn.Module, *, image_size: int, channels: int = 3) -> En
     8
     """
     if isinstance(module, Encoder):
+        own = module.architecture["channels"]
+        if own != channels:
+            raise UsageError(f"the encoder was made for {own} channels, the images have {channels}: build it for these")
         return module
     name = type(module).__name__
     try:

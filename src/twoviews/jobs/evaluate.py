@@ -13,8 +13,8 @@ from torch import nn
 from twoviews import distributed
 from twoviews.compute import choose_compute
 from twoviews.config import Recipe, make_recipe
-from twoviews.data.source import Spec, open_source
-from twoviews.errors import DataError, UsageError
+from twoviews.data.source import Spec
+from twoviews.errors import UsageError
 from twoviews.evaluation.compare import (
     ARMS,
     FIXED_BELOW,
@@ -92,7 +92,6 @@ def evaluate(
     )
     data = load_labelled(
         run,
-        config,
         train=train,
         val=val,
         test=test,
@@ -194,16 +193,6 @@ def check_request(
     if seeds < 1 or not wanted or not budgets:
         raise UsageError(f"evaluate needs an arm, a label budget and a seed, got {arms}, {labels_per_class!r}, {seeds}")
     return wanted, budgets
-
-
-def check_labelled_sources(*specs: Spec | None, labels: str | Path | None = None, download: bool = False) -> None:
-    """Open labelled data without decoding it. Raises `DataError` where it is missing or has no labels."""
-    for spec in specs:
-        if spec is None:
-            continue
-        source = open_source(spec, labels=labels, download=download)
-        if not any(label is not None for label in source.labels):
-            raise DataError(f"{spec} has no labels: give class folders or a manifest with a label column")
 
 
 def _protocol(

@@ -5,17 +5,19 @@ from pathlib import Path
 
 import numpy as np
 
-from twoviews.config import Recipe
 from twoviews.data.corpus import Corpus, read_csv
 from twoviews.data.duplicates import SQUARE, corpus_hashes, near_duplicates
 from twoviews.data.source import Spec
 from twoviews.errors import DataError
 from twoviews.evaluation.compare import Split
 from twoviews.evaluation.subsets import split_validation
-from twoviews.jobs.prepare import storage_of
+from twoviews.jobs.embed import Preprocessing
 from twoviews.jobs.training import load_shared
 from twoviews.narrate import Narrator
 from twoviews.run import Run
+
+COPIES_ARE_RARE = 0.1
+"""Part of a set above which near duplicates are no copies but its nature, as of a camera that does not move."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,6 @@ class Labelled:
 
 def load_labelled(
     run: Run,
-    config: Recipe,
     *,
     train: Spec,
     val: Spec | None,
@@ -52,7 +53,7 @@ def load_labelled(
     """
     parts: dict[str, Corpus] = {}
     excluded = []
-    storage = storage_of(config)
+    storage = Preprocessing.of(run.encoder).storage
     for name, spec in (("train", train), ("val", val), ("test", test)):
         if spec is None:
             continue
@@ -119,8 +120,14 @@ def _without_leaks(part: Corpus, test: Corpus, *, name: str) -> tuple[Corpus, li
         prints = (corpus_hashes(corpus.values, corpus.sizes) for corpus in (test, part))
         near[[pair.second for pair in near_duplicates(next(prints), other=next(prints))]] = True
     near &= ~same
-    counts = ((same, "with the same pixels as an item of test"), (near, "nearly the same as an item of test"))
-    words = [f"{int(found.sum())} items of {name} {what}" for found, what in counts if found.any()]
+    words = [f"{int(same.sum())} items of {name} with the same pixels as an item of test"] if same.any() else []
+    if near.mean() > COPIES_ARE_RARE:
+        words.append(
+            f"none of the {int(near.sum())} items of {name} that resemble an item of test: too many to be copies"
+        )
+        near[:] = False
+    elif near.any():
+        words.append(f"{int(near.sum())} items of {name} nearly the same as an item of test")
     if not words:
         return part, []
     kept = np.flatnonzero(~(same | near))
@@ -133,7 +140,8 @@ def _overlap(run: Run, test: Corpus) -> str:
     """How many test items the encoder was trained on, without their labels, in words."""
     rows = read_csv(run.manifest) if run.manifest.is_file() else []
     pool = {row["content"] for row in rows if row.get("content")}
-    if not pool:
+    stored = run.info()["data"]
+    if not pool or tuple(stored[side] for side in ("height", "width", "channels")) != test.values.shape[1:]:
         return "not known whether test items were among the unlabelled images"
     count = sum(key.hex() in pool for key in test.content_keys())
     if not count:

@@ -14,7 +14,7 @@ from twoviews.config import Recipe, make_recipe
 from twoviews.data.assemble import Storage
 from twoviews.data.corpus import Corpus
 from twoviews.data.loading import Batch, fetch
-from twoviews.data.source import Spec
+from twoviews.data.source import Spec, path_text
 from twoviews.data.suggest import suggest_encoder, suggest_policy
 from twoviews.encoders import Encoder, build_encoder, stem_choice, wrap_encoder
 from twoviews.errors import DataError, UsageError, unknown_name
@@ -82,8 +82,10 @@ def storage_of(config: Recipe) -> Storage:
 def spec_text(data: Spec | None) -> str | None:
     """Data as text that `open_source` reads back, or None for what only Python can hand over."""
     if isinstance(data, list | tuple) and data and all(isinstance(part, str | Path) for part in data):
-        return str(data[0]) if len(data) == 1 else json.dumps([str(part) for part in data])
-    return str(data) if isinstance(data, str | Path) else None
+        return spec_text(data[0]) if len(data) == 1 else json.dumps([spec_text(part) for part in data])
+    if isinstance(data, Path):
+        return path_text(data)
+    return data if isinstance(data, str) else None
 
 
 def build_views(config: Recipe) -> Views:

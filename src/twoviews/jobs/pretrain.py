@@ -24,7 +24,7 @@ from twoviews.jobs.prepare import (
     spec_text,
     storage_of,
 )
-from twoviews.jobs.training import facts_of, finish, in_words, load_shared
+from twoviews.jobs.training import check_labelled_sources, facts_of, finish, in_words, load_shared
 from twoviews.narrate import Narrator
 from twoviews.recipes import load_recipe
 from twoviews.run import Run, check_output, make_output, provenance, write_text
@@ -51,6 +51,7 @@ def pretrain(
     micro_batch: int | Literal["auto"] | None = None,
     seed: int | None = None,
     probe_data: Spec | None = None,
+    labels: str | Path | None = None,
     exclude: str | Path | None = None,
     settings: Sequence[str] = (),
     overwrite: bool = False,
@@ -64,8 +65,9 @@ def pretrain(
     timm's public weights, or a safetensors file. `minutes`: the whole call takes about that long; the speed is
     measured on throw-away steps, and the number of steps is fixed and recorded before the first one. `batch_size`:
     samples that are compared with each other, over all processes. `micro_batch`: samples whose graph a process keeps
-    at a time, or `auto` for the most that memory holds; changes memory and time, not the result. `exclude`: a CSV
-    file with a column `id`, of items to leave out, as `check` writes it. `settings`: `section.key=value`.
+    at a time, or `auto` for the most that memory holds; changes memory and time, not the result. `labels`: a
+    manifest joined to `probe_data` by id. `exclude`: a CSV file with a column `id`, of items to leave out, as `check`
+    writes it. `settings`: `section.key=value`.
 
     Under `torchrun` the processes share the work and give the numbers of one; process 0 writes and speaks.
 
@@ -101,12 +103,14 @@ def pretrain(
         check_output(Path(out), overwrite=overwrite)
 
     # Data
+    with distributed.one_before_others():
+        check_labelled_sources(probe_data, labels=labels, download=download)
     storage = storage_of(config)
     corpus = load_shared(data, storage, exclude=config.data.exclude, download=download, narrator=narrator)
     storage = replace(storage, channels=corpus.values.shape[3], intensity=corpus.intensity)
     probe_corpus = None
     if probe_data is not None:
-        probe_corpus = load_shared(probe_data, storage, download=download, narrator=narrator)
+        probe_corpus = load_shared(probe_data, storage, labels=labels, download=download, narrator=narrator)
 
     # Decisions
     config = decide(config, corpus, storage=storage, asked_batch=asked_batch, narrator=narrator)
@@ -158,6 +162,7 @@ def pretrain(
             images_per_second_predicted=round(batch / seconds_a_step, 1),
             minutes_asked=minutes,
             probe_data=spec_text(probe_data),
+            probe_labels=None if labels is None else str(labels),
             custom_encoder=type(own_module).__name__ if own_module is not None else None,
         )
     return finish(run, job, corpus, evaluators, start=0, narrator=narrator)

@@ -55,7 +55,8 @@ def resume(
             raise UsageError(f"{run.path} was trained on arrays handed over in Python: they cannot be read again")
         if spec is not None:
             exclude = config.data.exclude if name == "data" else None
-            corpora[name] = load_shared(spec, storage_of(config), exclude=exclude, narrator=narrator)
+            labels = info.get("probe_labels") if name == "probe_data" else None
+            corpora[name] = load_shared(spec, storage_of(config), labels=labels, exclude=exclude, narrator=narrator)
     corpus = corpora["data"]
     if corpus.fingerprint != info["data"]["fingerprint"]:
         raise RefusedError(

@@ -12,9 +12,9 @@ from twoviews import distributed
 from twoviews.compute import cpu_name
 from twoviews.data.assemble import Storage
 from twoviews.data.corpus import Corpus, load_corpus, read_excluded
-from twoviews.data.source import Spec
+from twoviews.data.source import Spec, open_source
 from twoviews.encoders import save_encoder
-from twoviews.errors import NotFiniteError, TwoviewsError
+from twoviews.errors import DataError, NotFiniteError, TwoviewsError
 from twoviews.jobs.preflight import peak_memory_gb, told_what_fits
 from twoviews.jobs.prepare import Job
 from twoviews.narrate import Narrator
@@ -56,6 +56,16 @@ def load_shared(
         )
     distributed.require_equal(f"{len(corpus)} images, fingerprint {corpus.fingerprint[:16]}", f"content of {data}")
     return corpus
+
+
+def check_labelled_sources(*specs: Spec | None, labels: str | Path | None = None, download: bool = False) -> None:
+    """Open labelled data without decoding it. Raises `DataError` where it is missing or has no labels."""
+    for spec in specs:
+        if spec is None:
+            continue
+        source = open_source(spec, labels=labels, download=download)
+        if not any(label is not None for label in source.labels):
+            raise DataError(f"{spec} has no labels: give class folders or a manifest with a label column")
 
 
 def facts_of(job: Job, corpus: Corpus, narrator: Narrator) -> dict[str, Any]:
