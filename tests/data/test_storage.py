@@ -72,7 +72,7 @@ def test_grey_and_colour_of_16_bits_are_measured_together(tmp_path: Path) -> Non
     grey, colour = np.full((8, 8), 1000, np.uint16), np.full((8, 8, 3), 3000, np.uint16)
     folder = write(tmp_path / "pool", grey, grey, colour, colour)
     corpus, _ = loaded(folder, intensity="percentile:0,100")
-    assert corpus.intensity == "range:1000.0,3000.0"
+    assert corpus.intensity == "range:1000,3000"
     assert sorted(set(corpus.values.ravel().tolist())) == [0, 255]
 
 

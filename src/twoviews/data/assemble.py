@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from twoviews.data.cache import Decoded
 from twoviews.data.decode import PAGES, Header, OpenImage, Unreadable
-from twoviews.data.intensity import Intensity, in_words, measure
+from twoviews.data.intensity import Intensity, in_words, measure, some_pixels
 from twoviews.data.opened import MAX_CHANNELS
 from twoviews.data.photo import colour
 from twoviews.data.pool import for_each
@@ -23,7 +23,6 @@ KEPT_SIDE = 256  # without a cache_side, larger images are not kept even if they
 MEASURED_IMAGES, MEASURED_PIXELS = 256, 4096
 """How many images, and how many pixels of each, tell the range of deep values."""
 
-_GOLDEN = (5**0.5 - 1) / 2
 Shape = tuple[int, int, int, int]
 
 
@@ -205,12 +204,7 @@ class Assembly:
                     samples, window = image.samples(), image.window
             except Exception:  # met again, and listed, when everything is decoded
                 continue
-            pixels = samples.reshape(-1, samples.shape[2])
-            if len(pixels) > MEASURED_PIXELS:
-                # Multiples of the golden ratio: a regular step would meet the same columns in every row.
-                places = np.arange(1, MEASURED_PIXELS + 1) * _GOLDEN % 1 * len(pixels)
-                pixels = pixels[places.astype(np.int64)]
-            yield pixels.copy(), window
+            yield some_pixels(samples, MEASURED_PIXELS), window
 
     @property
     def decoded(self) -> bool:

@@ -6,12 +6,14 @@ says why not.
 """
 
 import io
+import logging
 import os
 import stat
 import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
@@ -21,10 +23,10 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from twoviews.data import dicom, tiff
-from twoviews.data.deep import from_array, from_grey, open_png16
+from twoviews.data.deep import from_array, from_grey, open_png16, strips
 from twoviews.data.intensity import Intensity
 from twoviews.data.opened import MAX_PIXELS, Header, Opened, Range, Unreadable, check_size
-from twoviews.data.photo import Photo, formats
+from twoviews.data.photo import Photo, formats, one_at_a_time
 from twoviews.data.source import Raw
 
 __all__ = ["MAX_PIXELS", "Header", "OpenImage", "Unreadable", "decode", "quiet_pillow"]
@@ -32,6 +34,12 @@ __all__ = ["MAX_PIXELS", "Header", "OpenImage", "Unreadable", "decode", "quiet_p
 AS_IT_IS = Intensity("uint8")
 PAGES = ("auto", "first", "channels")
 _PNG_16 = b"\x10"
+_LUMA = (0.299, 0.587, 0.114)
+
+# What these log of a broken file, Unreadable says. Without a handler, Python would print it; with this one, only
+# those see it who have set up logging.
+for _name in ("PIL", "tifffile", "pydicom"):
+    logging.getLogger(_name).addHandler(logging.NullHandler())
 
 
 def decode(
@@ -43,11 +51,12 @@ def decode(
     background: str = "white",
     pages: str = "auto",
 ) -> NDArray[np.uint8]:
-    """One image, upright, as (H, W, C) uint8; the first frame of animations, transparency over the background.
+    """One image as (H, W, C) uint8, turned upright where EXIF or TIFF says how, transparency over the background.
 
     `size` (width, height): resized to it, antialiased; `channels`: 1 or 3, by default the image's own. Values of more
-    than 8 bits need an `intensity`. `pages` of a TIFF or DICOM file: first, channels, or auto, as the file says. Raises
-    Unreadable for what is no image, truncated, deeper than `intensity` takes, or above 100 million pixels.
+    than 8 bits need an `intensity`; missing ones (NaN, TIFF's no-data) are black. `pages` of a TIFF or DICOM file:
+    first, channels, or auto, as the file says; of animations, the first frame is taken. Raises Unreadable for what is
+    no image, truncated, deeper than `intensity` takes, or above 100 million pixels.
 
     >>> import numpy as np
     >>> decode(np.zeros((4, 6), np.uint8), channels=3).shape
@@ -89,7 +98,7 @@ class OpenImage:
         return self._opened.window
 
     def samples(self) -> NDArray[Any]:
-        """(H, W, C), upright, in the file's own type; to be called once, in place of `pixels`. Raises Unreadable."""
+        """(H, W, C) of `header.depth`, NaN missing; to be called once, in place of `pixels`. Raises Unreadable."""
         try:
             return self._opened.samples()
         except Exception as error:
@@ -109,8 +118,9 @@ class OpenImage:
         try:
             if isinstance(self._opened, Photo) and intensity.kind in ("uint8", "uint16"):
                 return self._opened.pixels(size=size, channels=wanted)
-            shades = intensity.apply(self._opened.samples(), window=self.window)
-            return _stored(shades, size=size, channels=wanted)
+            with one_at_a_time(header.width * header.height * header.channels):
+                samples = self._opened.samples()
+                return _stored(samples, intensity, window=self.window, size=size, channels=wanted)
         except Exception as error:
             raise _unreadable(error) from error
 
@@ -133,12 +143,12 @@ class OpenImage:
         if head[dicom.MAGIC_AT :] == dicom.MAGIC:
             return dicom.open_dicom(stream, pages=pages)
         if head[:4] in tiff.MAGIC:
-            return tiff.open_tiff(stream, background=background, pages=pages)
+            return tiff.open_tiff(stream, background=background, pages=pages, stack=self._stack)
         image = Image.open(stream, formats=formats())
         self._stack.callback(image.close)
         check_size(*image.size)
-        if image.format == "PNG" and head[24:25] == _PNG_16 and head[25:26] != b"\0":
-            return open_png16(stream, background=background)
+        if image.format == "PNG" and head[24:25] == _PNG_16:
+            return open_png16(image, stream, background=background)
         return _from_pillow(image, stream, background=background)
 
 
@@ -149,21 +159,62 @@ def _from_pillow(image: Image.Image, stream: IO[bytes] | None, *, background: st
     return Photo(image, stream, background=background)
 
 
-def _stored(shades: NDArray[np.float32], *, size: tuple[int, int] | None, channels: int) -> NDArray[np.uint8]:
-    """(H, W, C) float32, 0 black and 255 white, resized, then clipped and rounded: (H, W, channels) uint8."""
-    planes = [
-        np.nan_to_num(np.ascontiguousarray(shades[..., c]), posinf=255.0, neginf=0.0) for c in range(shades.shape[2])
-    ]
-    if size is not None and size != (shades.shape[1], shades.shape[0]):
-        # A few values far out must not spread over their neighbours further than white itself would.
-        planes = [
-            np.asarray(Image.fromarray(plane.clip(0, 255)).resize(size, Image.Resampling.BILINEAR)) for plane in planes
-        ]
-    values = np.stack(planes, axis=2).clip(0, 255)
-    if channels == 1 and len(planes) == 3:
-        values = values @ np.array([[0.299], [0.587], [0.114]], np.float32)
-    values = np.rint(values).astype(np.uint8)
-    return np.repeat(values, 3, axis=2) if channels == 3 and len(planes) == 1 else values
+def _stored(
+    samples: NDArray[Any],
+    intensity: Intensity,
+    *,
+    window: Range | None,
+    size: tuple[int, int] | None,
+    channels: int,
+) -> NDArray[np.uint8]:
+    """(H, W, C) of any depth, scaled, clipped, resized and rounded: (height, width, channels) uint8.
+
+    One channel at a time, so that a large image needs little more memory than its values.
+    """
+    intensity.apply(samples[:0], window=window)  # refuses ranges of other channels
+    width, height = (samples.shape[1], samples.shape[0]) if size is None else size
+    values = np.empty((height, width, channels), np.uint8)
+
+    def plane(c: int) -> NDArray[np.float32]:
+        one = replace(intensity, ranges=intensity.ranges[c : c + 1]) if len(intensity.ranges) > 1 else intensity
+        return _resized(_shades(samples[..., c : c + 1], one, window=window), (width, height))
+
+    if channels == 1 and samples.shape[2] == 3:
+        grey = np.zeros((height, width), np.float32)
+        for c, weight in enumerate(_LUMA):
+            _add(grey, plane(c), weight)
+        values[..., 0] = np.rint(grey, out=grey)
+        return values
+    for c in range(samples.shape[2]):
+        values[..., c] = _rounded(plane(c))
+    if channels > samples.shape[2]:
+        values[..., 1:] = values[..., :1]
+    return values
+
+
+def _shades(samples: NDArray[Any], intensity: Intensity, *, window: Range | None) -> NDArray[np.float32]:
+    """(H, W, 1) to (H, W), 0 black and 255 white, as NaN is black."""
+    plane = np.empty(samples.shape[:2], np.float32)
+    for rows in strips(plane.shape):
+        intensity.apply(samples[rows], window=window)[..., 0].clip(0, 255, out=plane[rows])
+        np.nan_to_num(plane[rows], copy=False)
+    return plane
+
+
+def _resized(plane: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
+    """To (width, height), of clipped values: one far out must not spread over its neighbours more than white would."""
+    if size == (plane.shape[1], plane.shape[0]):
+        return plane
+    return np.asarray(Image.fromarray(plane).resize(size, Image.Resampling.BILINEAR)).clip(0, 255)
+
+
+def _add(total: NDArray[np.float32], plane: NDArray[np.float32], weight: float) -> None:
+    plane *= np.float32(weight)
+    total += plane
+
+
+def _rounded(plane: NDArray[np.float32]) -> NDArray[np.float32]:
+    return np.rint(plane, out=plane)
 
 
 _quiet_lock = threading.Lock()

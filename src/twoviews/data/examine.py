@@ -16,7 +16,7 @@ from PIL import Image
 from twoviews.data.assemble import Storage
 from twoviews.data.decode import Header, OpenImage
 from twoviews.data.duplicates import SQUARE, perceptual_hash, squeeze, thumbnail16
-from twoviews.data.intensity import AUTO_PERCENTILES, Intensity
+from twoviews.data.intensity import AUTO_PERCENTILES, Intensity, measure, some_pixels
 from twoviews.data.source import Raw
 from twoviews.views.shown import visible_rgb
 
@@ -111,23 +111,16 @@ def _decoded(image: OpenImage) -> NDArray[Any]:
 
 def _look_deep(values: NDArray[Any], window: tuple[float, float] | None) -> tuple[Deep, NDArray[np.uint8]]:
     """Facts of deep values, and the image in 8 bits by its own percentiles."""
-    flat = values.reshape(-1, values.shape[2])
-    pixels = flat[:: max(1, -(-len(flat) // SAMPLED_PIXELS))]
-    finite = pixels[np.isfinite(pixels).all(axis=1)].astype(np.float64)
+    pixels = some_pixels(values, SAMPLED_PIXELS)
+    finite = pixels[np.isfinite(pixels)].astype(np.float64)
     if not len(finite):
         return Deep(0.0, 0.0, 0.0, 0.0, pixels, window), np.zeros(values.shape, np.uint8)
-    low, high = (float(np.nanmin(values)), float(np.nanmax(values)))
-    ranges = tuple(
-        (float(a), float(max(b, a + 1e-6 * max(1.0, abs(a)))))
-        for a, b in np.percentile(finite, AUTO_PERCENTILES, axis=0).T
-    )
+    own, _ = measure(Intensity("percentile", (AUTO_PERCENTILES,)), [pixels], windows=[None])
     # Floats of all pixels of a large image would need eight times its memory.
-    step = math.ceil(math.sqrt(len(flat) / LARGE_PIXELS))
-    shades = np.nan_to_num(Intensity("range", ranges).apply(values[::step, ::step])).clip(0, 255)
-    return (
-        Deep(low, high, float(np.mean(finite > 255)), float(np.mean(finite < 0.5)), pixels, window),
-        shades.astype(np.uint8),
-    )
+    step = math.ceil(math.sqrt(values.shape[0] * values.shape[1] / LARGE_PIXELS))
+    shades = np.nan_to_num(own.apply(values[::step, ::step])).clip(0, 255).astype(np.uint8)
+    white, black = float(np.mean(finite > 255)), float(np.mean(finite < 0.5))
+    return Deep(float(finite.min()), float(finite.max()), white, black, pixels, window), shades
 
 
 def _square(shades: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -39,6 +39,7 @@ FORMATS_OF = {
     ".pnm": "PPM",
     ".avif": "AVIF",
     ".dcm": "DICOM",
+    ".dicom": "DICOM",
 }
 
 

@@ -16,7 +16,7 @@ from twoviews.errors import DataError, unknown_name
 # fmt: off
 SUFFIXES = frozenset((
     ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".gif", ".bmp", ".dib", ".tif",
-    ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".avif",
+    ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".avif", ".dcm", ".dicom",
 ))
 SPLIT_NAMES = frozenset((
     "train", "training", "val", "valid", "validation", "dev", "test", "testing", "unlabeled", "unlabelled",
@@ -70,7 +70,7 @@ def open_folder(root: Path, *, split: str | None = None) -> FileSource:
         raise DataError(
             f"no image in folder {str(root)!r}: "
             + (f"found only {found}" if found else "it is empty")
-            + "; images end in .jpg, .png, .webp, .tif, .bmp, .gif, .ppm or .avif"
+            + "; images end in .jpg, .png, .webp, .tif, .bmp, .gif, .ppm, .avif or .dcm"
         )
     return FileSource(spec, root, names, folder_labels(names))
 

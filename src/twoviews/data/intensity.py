@@ -19,6 +19,8 @@ FORMS = (
 AUTO_PERCENTILES = (0.1, 99.9)
 """Of `auto`: a hot pixel decides nothing, and what is bright but rare, as in fluorescence, keeps its shades."""
 
+_GOLDEN = (5**0.5 - 1) / 2
+
 
 @dataclass(frozen=True)
 class Intensity:
@@ -60,7 +62,7 @@ class Intensity:
     def __str__(self) -> str:
         if not self.ranges:
             return self.kind
-        return f"{self.kind}:" + ";".join(f"{low!r},{high!r}" for low, high in self.ranges)
+        return f"{self.kind}:" + ";".join(f"{_number(low)},{_number(high)}" for low, high in self.ranges)
 
     @property
     def known(self) -> bool:
@@ -119,6 +121,15 @@ def measure(
     return Intensity("range", ranges), f"{found}; {clipped}"
 
 
+def some_pixels(samples: NDArray[Any], count: int) -> NDArray[Any]:
+    """At most `count` pixels from all over an image: (H, W, C) to (pixels, C), a copy."""
+    pixels = samples.reshape(-1, samples.shape[2])
+    if len(pixels) <= count:
+        return pixels.copy()
+    # Multiples of the golden ratio: a regular step would meet the same columns in every row.
+    return pixels[(np.arange(1, count + 1) * _GOLDEN % 1 * len(pixels)).astype(np.int64)]
+
+
 def in_words(depth: str) -> str:
     """A NumPy type name as users say it.
 
@@ -130,6 +141,11 @@ def in_words(depth: str) -> str:
         return "floating-point values"
     sign = "signed " if kind.kind == "i" else ""
     return "32-bit integers" if kind.itemsize == 4 else f"{sign}{8 * kind.itemsize} bits a channel"
+
+
+def _number(value: float) -> str:
+    """The shortest text that reads back as the same number."""
+    return f"{value:g}" if float(f"{value:g}") == value else repr(value)
 
 
 def _pair(text: str) -> Range:

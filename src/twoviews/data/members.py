@@ -15,7 +15,7 @@ from twoviews.data.decode import Unreadable
 from twoviews.data.folder import SUFFIXES
 from twoviews.errors import DataError, RefusedError
 
-IMAGE_SUFFIXES = SUFFIXES | {".dcm"}
+IMAGE_SUFFIXES = SUFFIXES
 LABEL_BYTES = 1 << 20
 _LABEL_KEYS = ("label", "cls", "class")
 _KINDS_COUNTED = 100  # of suffixes left out: a hostile archive has as many as members

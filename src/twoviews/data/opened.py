@@ -11,6 +11,7 @@ Range = tuple[float, float]
 
 MAX_PIXELS = 100_000_000
 MAX_CHANNELS = 32
+MAX_VALUES = 3 * MAX_PIXELS
 
 
 class Unreadable(DataError):
@@ -19,7 +20,7 @@ class Unreadable(DataError):
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What an image says about itself, upright and once decoded.
+    """What an image says about itself once decoded, and turned upright where EXIF or TIFF says how.
 
     channels  1, 3 or, for bands, up to 32
     depth     NumPy's name of the type of its values, such as uint8
@@ -43,7 +44,7 @@ class Opened(Protocol):
     """(low, high) that the file itself states for black and white."""
 
     def samples(self) -> NDArray[Any]:
-        """(H, W, C), upright, in the file's own type, transparency laid over the background."""
+        """(H, W, C), turned as the header says, of its depth, transparency laid over the background; NaN is missing."""
         ...
 
 
@@ -55,5 +56,5 @@ def check_size(width: int, height: int, channels: int = 1) -> None:
         raise Unreadable(f"{width} x {height} pixels of {channels} channels: nothing to see")
     if channels > MAX_CHANNELS:
         raise Unreadable(f"{channels} channels, above the limit of {MAX_CHANNELS}")
-    if width * height * channels > 3 * MAX_PIXELS:
+    if width * height * channels > MAX_VALUES:
         raise Unreadable(f"{width} x {height} pixels of {channels} channels: too many values")

@@ -23,7 +23,8 @@ COLOUR_MODES = frozenset({"P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCb
 # Image.thumbnail).
 _REDUCING_GAP = 2.0
 _LARGE_PIXELS = 16_000_000
-_large = threading.Lock()  # one large image at a time, so that a pool of threads does not multiply the peak
+# One large image at a time, so that a pool of threads does not multiply the peak; held again by what is called inside.
+_large = threading.RLock()
 _ORIENTATION = 0x0112
 _TRANSPOSES = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -44,7 +45,7 @@ class Photo:
         if deep:
             raise Unreadable(deep)
         self._image, self._stream, self._background = image, stream, background
-        self._orientation = _orientation(image, stream)
+        self._orientation = orientation_of(image, stream)
         width, height = image.size
         if self._orientation >= 5:
             width, height = height, width
@@ -136,7 +137,8 @@ def depth_of(image: Image.Image) -> str:
     return f"{bits} bits a channel" if bits > 8 else ""
 
 
-def _orientation(image: Image.Image, stream: IO[bytes] | None) -> int:
+def orientation_of(image: Image.Image, stream: IO[bytes] | None) -> int:
+    """EXIF's, 1 to 8, of what Pillow has opened but does not turn by itself."""
     if image.format == "TIFF":  # Pillow turns TIFFs by itself, size included
         return 1
     try:

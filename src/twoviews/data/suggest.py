@@ -9,7 +9,7 @@ import numpy as np
 
 from twoviews.data.examine import EIGHT_BITS, Deep
 from twoviews.data.intensity import AUTO_PERCENTILES, Intensity, in_words, measure
-from twoviews.errors import UsageError
+from twoviews.errors import DataError
 
 _USUAL_SIZES = (64, 96, 128)  # above, training time grows by the square; who can afford it will say so
 _SMALL = 64
@@ -81,7 +81,7 @@ def suggest_intensity(depths: Counter[str], deep: Sequence[Deep]) -> Suggestion:
     alike = [found for found in deep if found.pixels.shape[1] == channels]
     try:
         measured, _ = measure(Intensity(), [found.pixels for found in alike], windows=[found.window for found in alike])
-    except UsageError as error:
+    except DataError as error:
         return Suggestion("auto", f"{told}; {error}")
     if measured.kind == "file":
         return Suggestion("file", f"{told}; every file states its window")
