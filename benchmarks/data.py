@@ -24,7 +24,7 @@ from PIL import Image
 from torchvision.transforms.v2.functional import resize
 
 from twoviews.compute import choose_compute, cpu_name
-from twoviews.data import corpus as corpora
+from twoviews.data import obtain
 from twoviews.data.corpus import Corpus, load_corpus
 from twoviews.data.decode import decode
 from twoviews.data.loading import batch_indices, fetch
@@ -187,7 +187,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    corpora.KEPT_IN_MEMORY = 1 << 40
+    obtain.KEPT_IN_MEMORY = 1 << 40
     with tempfile.TemporaryDirectory() as place:
         root = options.images
         if root is None:

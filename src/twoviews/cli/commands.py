@@ -138,7 +138,7 @@ def cache(a: argparse.Namespace) -> None:
     home = cache_home()
     if a.remove and (a.remove[0] != "remove" or len(a.remove) < 2):
         raise UsageError(f"cannot read {' '.join(a.remove)!r}: write twoviews cache, or twoviews cache remove NAME|all")
-    listed = remove(home, a.remove[1:]) if a.remove else entries(home)
+    listed = remove(home, a.remove[1:], narrator=_narrator(a)) if a.remove else entries(home)
     if a.json:
         print_json([asdict(entry) for entry in listed])
         return

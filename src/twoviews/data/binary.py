@@ -119,7 +119,8 @@ def map_stl10(home: Path, *, split: str) -> Mapped:
     if missing:
         raise Absent(f"{_STL_FOLDER!r} lacks {missing[0]!r}" if folder.is_dir() else f"looked for {_STL_FOLDER}/")
     status = images.stat()
-    size, stamp = status.st_size, f"{status.st_size} {status.st_mtime_ns}"
+    size = status.st_size
+    stamp = f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns} {status.st_dev} {status.st_ino}"
     if not size or size % _STL_PIXELS:
         raise DataError(f"{str(images)!r} is cut short: {size:,} bytes are no multiple of 3 x 96 x 96")
     # Column by column, so that each channel lies on its side.

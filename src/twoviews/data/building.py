@@ -3,29 +3,32 @@
 HOME/.making-KEY/  lock  form.json  values.npy  state.npy  contents.npy
 """
 
+import errno
 import json
 import os
 import shutil
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from twoviews.data.cache import INDEX, MAKING, VALUES, Decoded, Key, content_of, join_contents, read
+from twoviews.data.cache import INDEX, MAKING, VALUES, Decoded, note, read
+from twoviews.data.keys import UNREADABLE, Key, content_at, content_of, join_contents
+from twoviews.data.locks import LOCK, discard, locked
 from twoviews.data.source import Raw, Source
 from twoviews.errors import ResourceError
 from twoviews.narrate import Narrator
 
 SAFE_EVERY = 5.0
 """Seconds between two moments at which what was decoded is made safe on disk."""
-_POLL = 0.2
-_FORM, _STATE, _CONTENTS, _LOCK = "form.json", "state.npy", "contents.npy", "lock"
+_FORM, _STATE, _CONTENTS = "form.json", "state.npy", "contents.npy"
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 Shape = tuple[int, int, int, int]
 
@@ -36,8 +39,10 @@ class Building:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.lock = threading.Lock()
+        self.sealed = False
         self._pending: list[tuple[int, bytes]] = []
         self._safe = time.monotonic()
+        self._failure: OSError | None = None
         self._values: Any = None
         self._state: NDArray[np.uint8] = np.zeros(0, np.uint8)
         self._contents: NDArray[np.uint8] = np.zeros((0, 16), np.uint8)
@@ -52,8 +57,8 @@ class Building:
         if values is None:
             (self.folder / _FORM).unlink(missing_ok=True)
             values = _reserve(self.folder / VALUES, shape)
-            for name, kind in ((_STATE, (shape[0],)), (_CONTENTS, (shape[0], 16))):
-                np.lib.format.open_memmap(self.folder / name, mode="w+", dtype=np.uint8, shape=kind)
+            _reserve(self.folder / _STATE, shape[:1])
+            _reserve(self.folder / _CONTENTS, (shape[0], 16))
             (self.folder / _FORM).write_text(form, encoding="ascii")  # last: it vouches for the others
         self._values = values
         self._state = np.load(self.folder / _STATE, mmap_mode="r+")
@@ -75,13 +80,20 @@ class Building:
     def finished(self, index: int, raw: Raw) -> None:
         """An image was put into `values`; called from several threads."""
         content = content_of(raw)
+        if content == UNREADABLE:  # it was read a moment ago: nothing is to be taken for it
+            content = os.urandom(len(content))
         with self.lock:
             self._pending.append((index, content))
-            if time.monotonic() - self._safe > SAFE_EVERY:
-                self.make_safe()
+            if self._failure is None and time.monotonic() - self._safe > SAFE_EVERY:
+                try:
+                    self.make_safe()
+                except OSError as error:  # raised later: here it would count against the image
+                    self._failure = error
 
     def make_safe(self) -> None:
         """Pixels first, then that they are there: an end at any moment leaves no image that is only half there."""
+        if self._failure is not None:  # what could not be written is lost: a second try would seem to succeed
+            raise self._failure
         if self._pending and self._values is not None:
             self._values.flush()
             rows = [index for index, _ in self._pending]
@@ -98,13 +110,20 @@ class Building:
             self.make_safe()
         (self.folder / _FORM).unlink(missing_ok=True)
 
-    def seal(self, *, home: Path, key: Key, entry: Decoded, source: Source) -> Decoded:
-        """Give the finished folder its name, and open it for reading."""
+    def leave(self) -> None:
+        """Keep what was decoded for the next time; nothing, if it was nothing."""
+        with suppress(OSError), self.lock:
+            self.make_safe()
+            if not (self._state.any() if self._values is not None else (self.folder / _FORM).is_file()):
+                discard(self.folder)
+
+    def seal(self, *, home: Path, key: Key, also: Sequence[Key], entry: Decoded, source: Source) -> Decoded:
+        """Give the finished folder its name, and open it for reading; it is found by the keys `also`, too."""
         with self.lock:
             self.make_safe()
         contents = [bytes(row) for row in self._contents]
         for at, _ in entry.rejected:
-            contents[at] = content_of(source[at].read())
+            contents[at] = content_at(source, at)
         path = self.folder / VALUES
         header = {"descr": "|u1", "fortran_order": False, "shape": entry.values.shape}
         with path.open("r+b") as file:
@@ -118,7 +137,9 @@ class Building:
         index = {
             "spec": source.spec,
             "shape": entry.values.shape,
-            "content": join_contents(contents),
+            "names": [each.names for each in (key, *also)],
+            # Of files that have changed meanwhile, it is not known what was decoded.
+            "content": join_contents(contents) if key.holds(source) else "",
             "fingerprint": entry.fingerprint,
             "intensity": entry.intensity,
             "rejected": entry.rejected,
@@ -129,17 +150,18 @@ class Building:
             json.dump(index, text)
             text.flush()
             os.fsync(text.fileno())
-        for name in (_FORM, _STATE, _CONTENTS, _LOCK):
-            (self.folder / name).unlink(missing_ok=True)
-        target = home / str(key)
-        shutil.rmtree(target, ignore_errors=True)  # a spoilt one, or a note that another has the same bytes
-        try:
-            self.folder.rename(target)
-        except OSError as error:
-            raise ResourceError(f"cannot name the cache {str(target)!r}: {error.strerror}") from error
-        found = read(target)
+        found = read(self.folder)
         if found is None:
-            raise ResourceError(f"the cache {str(target)!r} cannot be read back: remove it and try again")
+            raise ResourceError(f"the cache {str(self.folder)!r} cannot be read back: remove it and try again")
+        target = home / str(key)
+        _rename(self.folder, target)
+        self.sealed = True
+        # Not before: without its lock, the folder could be taken, and begun anew, before it has its name.
+        for name in (_FORM, _STATE, _CONTENTS, LOCK):
+            with suppress(OSError):
+                (target / name).unlink()
+        for each in also:
+            note(home, str(each), holder=target)
         return found
 
 
@@ -151,60 +173,29 @@ def building(home: Path, key: Key, *, narrator: Narrator) -> Iterator[Building]:
     unless nothing was decoded. Raises ResourceError where nothing can be written.
     """
     folder = home / f"{MAKING}{key}"
-    with _locked(folder, narrator=narrator):
+    with locked(folder, narrator=narrator):
         work = Building(folder)
         try:
             yield work
-        finally:
-            with work.lock:
-                work.make_safe()
-            if folder.is_dir() and not work._state.any():
-                shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextmanager
-def _locked(folder: Path, *, narrator: Narrator) -> Iterator[None]:
-    """An exclusive lock on `folder`, freed by the system when its holder dies."""
-    told = False
-    while True:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            file = (folder / _LOCK).open("ab")
-        except FileNotFoundError:  # removed by its holder between the two calls
-            continue
         except OSError as error:
             raise ResourceError(
-                f"cannot write the decoded images to {str(folder.parent)!r} ({error.strerror}): set cache_dir, or "
-                "XDG_CACHE_HOME in the environment"
+                f"the decoded images could not be kept in {str(home)!r} ({error}): set cache_dir, or XDG_CACHE_HOME in "
+                "the environment"
             ) from error
-        with file:
-            if _take(file) and _is_there(folder / _LOCK, file):
-                yield
-                return
-        if not told:
-            narrator.say("another process decodes the same images: waiting for it")
-            told = True
-        time.sleep(_POLL)
+        finally:
+            if not work.sealed:
+                work.leave()
 
 
-def _take(file: IO[bytes]) -> bool:
-    if sys.platform == "win32":  # no such locks: two builders would do the work twice
-        return True
-    import fcntl
-
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def _is_there(path: Path, file: IO[bytes]) -> bool:
-    """Whether the locked file is still the one of that name: its holder may have renamed the folder meanwhile."""
-    try:
-        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
-    except OSError:
-        return False
+def _rename(folder: Path, target: Path) -> None:
+    for attempt in range(3):
+        shutil.rmtree(target, ignore_errors=True)  # a spoilt one, or a note that another has the same
+        try:
+            folder.rename(target)
+            return
+        except OSError as error:  # a note may have been written since
+            if attempt == 2 or error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
 
 
 def has_room(home: Path, needed: int) -> bool:
@@ -213,7 +204,9 @@ def has_room(home: Path, needed: int) -> bool:
     return there.is_dir() and os.access(there, os.W_OK | os.X_OK) and shutil.disk_usage(there).free > needed
 
 
-def _reserve(path: Path, shape: Shape) -> Any:
+def _reserve(path: Path, shape: tuple[int, ...]) -> Any:
+    """An array on disk, of zeros. Raises ResourceError if it cannot be held there."""
+    path.unlink(missing_ok=True)
     needed, free = int(np.prod(shape, dtype=object)), shutil.disk_usage(path.parent).free
     message = (
         f"the decoded images need {needed / 1e9:.2f} GB in {str(path.parent.parent)!r}, "
@@ -221,15 +214,16 @@ def _reserve(path: Path, shape: Shape) -> Any:
     )
     if needed > free:
         raise ResourceError(message)
-    path.unlink(missing_ok=True)
-    values = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
-    if sys.platform == "linux":
-        # Without real blocks behind it, a full disk would kill the process (SIGBUS) instead of raising.
-        try:
+    try:
+        values = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
+        if sys.platform == "linux":
+            # Without real blocks behind it, a full disk would kill the process (SIGBUS) instead of raising.
             with path.open("r+b") as file:
                 os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
-        except OSError as error:
+    except OSError as error:
+        if error.errno in _FULL:
             raise ResourceError(message) from error
+        raise
     return values
 
 

@@ -1,12 +1,11 @@
 """Decoded arrays on disk: a folder each, memory-mapped, found again by what they were made of. Nothing is ever evicted
 unless asked for.
 
-HOME/NAMES-STAMP/  values.npy  index.json      NAMES: ids and how they are decoded; STAMP: sizes and times of the files
-HOME/NAMES-STAMP/  same.json                   the same bytes under other times: the entry that holds them
+HOME/NAMES-STAMP/  values.npy  index.json      NAMES: ids and how they are decoded; STAMP: the files' times, see `keys`
+HOME/NAMES-STAMP/  same.json                   the same, asked for in other words or under other times: who holds it
 HOME/.making-.../                              one in the making, see `building`
 """
 
-import hashlib
 import json
 import os
 import shutil
@@ -18,13 +17,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import PIL
 from numpy.typing import NDArray
 
-from twoviews.data.source import Raw, Source, Stored
+from twoviews.data.keys import Key, content_of_source
+from twoviews.data.locks import acquire, discard
+from twoviews.data.source import Source
 from twoviews.errors import UsageError, unknown_name
+from twoviews.narrate import Narrator
 
-_VERSION = 2  # raise it when decoding changes: what is cached then is not reused
 VALUES, INDEX, SAME = "values.npy", "index.json", "same.json"
 MAKING = ".making-"
 
@@ -71,94 +71,43 @@ def available_memory() -> int:
     return free if limit == "max" else max(0, min(free, int(limit) - used))
 
 
-@dataclass(frozen=True, slots=True)
-class Key:
-    """What an entry is found by: `names` changes with ids and settings, `stamp` with the files' sizes and times."""
-
-    names: str
-    stamp: str
-
-    def __str__(self) -> str:
-        return f"{self.names}-{self.stamp}"
-
-    @staticmethod
-    def of(source: Source, *, how: str) -> "Key":
-        """The key of a source decoded as `how` says."""
-        names = hashlib.sha256(f"{_VERSION} {PIL.__version__} {how}".encode())
-        stored = source.stamp if isinstance(source, Stored) else None
-        stamp = hashlib.sha256((stored or "").encode("utf-8", "surrogatepass"))
-        for index in range(len(source)):
-            item = source[index]
-            names.update(b"\0" + item.id.encode("utf-8", "surrogatepass"))
-            if stored is None:
-                stamp.update(_item_stamp(item.read()))
-        return Key(names.hexdigest()[:24], stamp.hexdigest()[:24])
-
-
-def _item_stamp(raw: Raw) -> bytes:
-    if isinstance(raw, Path):
-        try:
-            status = raw.stat()
-        except OSError:
-            return b"missing"
-        return f"{status.st_size} {status.st_mtime_ns} ".encode()
-    return content_of(raw)
-
-
-def content_of(raw: Raw) -> bytes:
-    """16 bytes that tell the content of an undecoded image."""
-    digest = hashlib.blake2b(digest_size=16)
-    if isinstance(raw, Path):
-        try:
-            with raw.open("rb") as file:
-                while block := file.read(1 << 20):
-                    digest.update(block)
-        except OSError:
-            return bytes(16)
-    elif isinstance(raw, bytes):
-        digest.update(raw)
-    else:
-        array = np.ascontiguousarray(raw)
-        digest.update(f"{array.dtype} {array.shape}".encode() + array.tobytes())
-    return digest.digest()
-
-
-def content_of_source(source: Source, order: Sequence[int]) -> str:
-    """What `index.json` holds as `content`, from the items themselves, read in `order`."""
-    contents: list[bytes] = [b""] * len(source)
-    for index in order:
-        contents[index] = content_of(source[index].read())
-    return join_contents(contents)
-
-
-def join_contents(contents: Sequence[bytes]) -> str:
-    """The content of all items together."""
-    return hashlib.sha256(b"".join(contents)).hexdigest()
-
-
-def find(home: Path, key: Key, source: Source) -> Decoded | None:
+def find(home: Path, key: Key, source: Source, *, narrator: Narrator) -> Decoded | None:
     """The entry made of this source, if there is a whole one: under its stamp, or else with the same bytes in it."""
-    folder = home / str(key)
-    with suppress(OSError, ValueError):
-        folder = home / str(json.loads((folder / SAME).read_text(encoding="ascii")))
-    entry = read(folder)
+    holder = _holder(home / str(key))
+    entry = read(holder)
+    others = {_holder(path) for path in home.glob(f"{key.names}-*")} - {holder} if entry is None else ()
+    contents = {other: text for other in sorted(others) if (text := _index(other).get("content"))}
+    if contents:
+        if key.content is None:
+            # A copy of the data, or files that were only touched: reading them costs far less than decoding.
+            narrator.say("the files have other times: comparing their content with what was decoded before")
+        content = key.content or content_of_source(source, narrator=narrator)
+        for holder in (other for other in contents if contents[other] == content):
+            entry = read(holder)
+            if entry is not None:
+                for names in {key.names, *map(str, _index(holder).get("names", ()))}:
+                    note(home, f"{names}-{key.stamp}", holder=holder)
+                break
     if entry is not None:
-        return entry
-    others = [path for path in sorted(home.glob(f"{key.names}-*")) if (path / INDEX).is_file()]
-    if not others:
-        return None
-    # A copy of the data, or files that were only touched: reading them again costs far less than decoding.
-    content = content_of_source(source, _order(source))
-    for other in others:
-        if _index(other).get("content") == content and (entry := read(other)) is not None:
-            (home / str(key)).mkdir(exist_ok=True)
-            (home / str(key) / SAME).write_text(json.dumps(other.name), encoding="ascii")
-            return entry
-    return None
+        narrator.say(f"decoded images found in {holder}")
+    return entry
 
 
-def _order(source: Source) -> Sequence[int]:
-    return source.storage_order.tolist() if isinstance(source, Stored) else range(len(source))
+def note(home: Path, name: str, *, holder: Path) -> None:
+    """Note that what would be the entry `name` is in `holder`; nothing where nothing can be written."""
+    folder = home / name
+    if folder != holder and not (folder / INDEX).is_file():
+        with suppress(OSError):  # a home that may only be read serves as well
+            folder.mkdir(exist_ok=True)
+            (folder / SAME).write_text(json.dumps(holder.name), encoding="ascii")
+
+
+def _holder(folder: Path) -> Path:
+    """The entry itself, or the one that its note names."""
+    if not (folder / INDEX).is_file():
+        with suppress(OSError, ValueError):
+            return folder.with_name(str(json.loads((folder / SAME).read_text(encoding="ascii"))))
+    return folder
 
 
 def _index(folder: Path) -> dict[str, Any]:
@@ -203,27 +152,69 @@ def entries(home: Path) -> list[Entry]:
     """What lies in a cache, largest first; a part that was interrupted is an entry too."""
     found = []
     for path in sorted(home.iterdir()) if home.is_dir() else []:
-        files = [path] if path.is_file() else [p for p in path.rglob("*") if p.is_file()]
-        index = _index(path)
-        shape = " x ".join(map(str, index.get("shape", ())))
-        what = f"{shape} of {index.get('spec', '?')}" if index else "notes"
-        if path.name.startswith(MAKING):
-            what = "unfinished: is continued when the same data are decoded again"
-        elif path.name == "indexes":
-            what = "where the members of archives lie"
-        sizes = [(p.stat().st_blocks * 512, p.stat().st_mtime) for p in files]
-        found.append(Entry(path.name, sum(s for s, _ in sizes), max((t for _, t in sizes), default=0.0), what))
+        sizes = _sizes(path)
+        used = max((t for _, t in sizes), default=0.0)
+        found.append(Entry(path.name, sum(s for s, _ in sizes), used, _in_words(path)))
     return sorted(found, key=lambda entry: (-entry.bytes, entry.name))
 
 
-def remove(home: Path, names: Sequence[str]) -> list[Entry]:
-    """Delete entries by name, or all; what was deleted. Raises UsageError for an unknown name."""
+def _in_words(path: Path) -> str:
+    if path.name.startswith(MAKING):
+        return "unfinished: is continued when the same data are decoded again"
+    if path.name == "indexes":
+        return "where the members of archives lie"
+    if index := _index(path):
+        return f"{' x '.join(map(str, index.get('shape', ())))} of {index.get('spec', '?')}"
+    holder = _holder(path)
+    return f"the same as {holder.name}" if holder != path else "nothing that is whole"
+
+
+def _sizes(path: Path) -> list[tuple[int, float]]:
+    """Bytes on disk and time of change of every file; a builder may rename or delete them meanwhile."""
+    found = []
+    files = [path] if path.is_file() else [Path(folder) / name for folder, _, names in os.walk(path) for name in names]
+    for file in files:
+        with suppress(FileNotFoundError):
+            status = file.stat()
+            found.append((status.st_blocks * 512, status.st_mtime))
+    return found
+
+
+def remove(home: Path, names: Sequence[str], *, narrator: Narrator) -> list[Entry]:
+    """Delete entries by name, with the notes that name them, or all; what was deleted.
+
+    What another process is making stays, and the narrator says so. Raises UsageError for an unknown name.
+    """
     listed = {entry.name: entry for entry in entries(home)}
-    chosen = list(listed) if list(names) == ["all"] else list(names)
+    chosen = list(listed) if list(names) == ["all"] else list(dict.fromkeys(names))
     for name in chosen:
         if name not in listed:
             raise unknown_name("cache entry", name, listed) if listed else UsageError(f"the cache {home} is empty")
-    for name in chosen:
-        path = home / name
-        path.unlink() if path.is_file() else shutil.rmtree(path, ignore_errors=True)
-    return [listed[name] for name in chosen]
+    removed = []
+    for name in chosen + [name for name in listed if name not in chosen and _holder(home / name).name in chosen]:
+        reason = _remove(home / name)
+        if reason:
+            narrator.warn(f"{name} stays: {reason}")
+        else:
+            removed.append(listed[name])
+    return removed
+
+
+def _remove(path: Path) -> str:
+    """Delete a file or folder; why it could not be done, or ""."""
+    try:
+        if not path.is_dir():
+            path.unlink(missing_ok=True)
+        elif path.name.startswith(MAKING):
+            lock = acquire(path)
+            if lock is None:
+                return "another process is decoding into it; stop that first, or wait for it"
+            with lock:
+                discard(path)
+        else:
+            shutil.rmtree(path)
+    except FileNotFoundError:  # finished, or deleted by another process, meanwhile
+        pass
+    except OSError as error:
+        return f"it cannot be deleted ({error.strerror})"
+    return "another process writes to it" if os.path.lexists(path) else ""

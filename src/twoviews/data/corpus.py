@@ -10,17 +10,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from twoviews.data import building, cache
-from twoviews.data.arrays import ArraySource
-from twoviews.data.assemble import Assembly, Memory, Storage
+from twoviews.data import cache
+from twoviews.data.assemble import Storage
+from twoviews.data.obtain import fingerprint, obtain
 from twoviews.data.parts import without
-from twoviews.data.source import Grouped, Source, Spec, open_source
+from twoviews.data.source import Grouped, Spec, open_source
 from twoviews.errors import DataError, UsageError, unknown_name
 from twoviews.narrate import Narrator, quiet
-
-KEPT_IN_MEMORY = 256 << 20
-"""Bytes of decoded images up to which decoding anew takes seconds: not worth a file in the user's cache."""
-_HASH_BYTES = 1 << 24
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +156,7 @@ def load_corpus(
     if not len(source):
         raise DataError(f"{source.spec!r} holds no image" + (" that is not excluded" if exclude else ""))
     home = Path(cache_dir) if cache_dir is not None else cache.cache_home()
-    found = _take_array(source, storage) or _decode(source, storage, home=home, limit=memory_limit, narrator=narrator)
+    found = obtain(source, storage, home=home, limit=memory_limit, narrator=narrator)
     kept = found.kept.tolist()
     ids = tuple(source[i].id for i in kept)
     if len(set(ids)) < len(ids):
@@ -171,8 +167,6 @@ def load_corpus(
         narrator.warn(
             f"{len(rejected)} of {len(source)} images rejected, the first {rejected[0].id!r}: {rejected[0].reason}"
         )
-    if found.intensity != "uint8":
-        _warn_if_blank(found, narrator)
     mark = found.fingerprint or fingerprint(found.values, found.sizes, ids)
     groups = None
     if isinstance(source, Grouped) and any(group is not None for group in source.groups):
@@ -190,28 +184,6 @@ def load_corpus(
         groups=groups,
         excluded=excluded,
     )
-
-
-def _warn_if_blank(found: cache.Decoded, narrator: Narrator) -> None:
-    """Tell when a stated range is not that of the images: hardly a shade is left."""
-    some = found.values[:: max(1, len(found.values) // 64)]
-    ends = float(np.mean((some == 0) | (some == 255)))
-    spread = int(some.max()) - int(some.min())
-    if ends > 0.98 or spread < 16:
-        what = f"{100 * ends:.0f} % of the values are black or white" if ends > 0.98 else f"only {spread} of 255 shades"
-        narrator.warn(f"{what} by data.intensity = {found.intensity[:80]}: is it the range of these images?")
-
-
-def fingerprint(values: NDArray[np.uint8], sizes: NDArray[np.int32], ids: Iterable[str]) -> str:
-    """sha256 over shape, pixels, sizes and ids, read in pieces of 16 MB."""
-    digest = hashlib.sha256(repr(tuple(map(int, values.shape))).encode())
-    rows = max(1, _HASH_BYTES // max(1, int(np.prod(values.shape[1:]))))
-    for start in range(0, len(values), rows):
-        digest.update(np.ascontiguousarray(values[start : start + rows]).data)
-    digest.update(np.ascontiguousarray(sizes, dtype="<i4").tobytes())
-    for name in ids:
-        digest.update(name.encode("utf-8", "surrogatepass") + b"\0")
-    return digest.hexdigest()
 
 
 def write_manifest(path: Path, corpus: Corpus) -> None:
@@ -257,57 +229,6 @@ def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[str | 
         writer.writerow(header)
         writer.writerows(rows)
     temporary.replace(path)
-
-
-def _take_array(source: Source, storage: Storage) -> cache.Decoded | None:
-    """The array of an array source as it is, if its form is the one asked for."""
-    if not isinstance(source, ArraySource) or source.images.dtype != np.uint8:
-        return None
-    if storage.intensity not in ("auto", "uint8", "uint16"):
-        return None
-    side, channels = storage.cache_side, storage.channels
-    count, height, width, depth = source.images.shape
-    if (side is not None and max(height, width) > side) or not (
-        channels in (None, depth) or (channels, depth) == (3, 1)
-    ):
-        return None
-    values = source.images
-    if channels == 3 and depth == 1:
-        values = np.broadcast_to(values, (count, height, width, 3))
-    sizes = np.tile(np.array([width, height], dtype=np.int32), (count, 1))
-    intensity = "uint8" if storage.intensity == "auto" else storage.intensity
-    return cache.Decoded(values, sizes, np.arange(count, dtype=np.int64), (), intensity=intensity)
-
-
-def _decode(source: Source, storage: Storage, *, home: Path, limit: int | None, narrator: Narrator) -> cache.Decoded:
-    key = None
-    if home.is_dir():  # something has been cached here before: stamps are far cheaper than headers
-        key = cache.Key.of(source, how=repr(storage))
-        ready = cache.find(home, key, source)
-        if ready is not None:
-            narrator.say(f"decoded images found in {home / str(key)}")
-            return ready
-    assembly = Assembly(source, storage=storage, narrator=narrator)
-    free = cache.available_memory() // 2
-    form = assembly.look(budget=min(limit if limit is not None else KEPT_IN_MEMORY, free))
-    size = f"{form.width} x {form.height} x {form.channels}"
-    narrator.chose("stored images", size, form.reason)
-    needed = len(source) * form.height * form.width * form.channels
-    if assembly.decoded or needed <= (limit if limit is not None else KEPT_IN_MEMORY):
-        return assembly.decode(form, Memory())
-    if limit is None and needed <= free and not building.has_room(home, needed):
-        narrator.warn(f"no room for {needed / 1e9:.2f} GB in {home}: the decoded images stay in memory, for this time")
-        return assembly.decode(form, Memory())
-    narrator.chose("decoded images in", str(home), f"{needed / 1e9:.2f} GB, found there the next time")
-    key = key or cache.Key.of(source, how=repr(storage))
-    with building.building(home, key, narrator=narrator) as work:
-        made_meanwhile = cache.read(home / str(key))
-        if made_meanwhile is not None:
-            return made_meanwhile
-        made = assembly.decode(form, work)
-        ids = (source[i].id for i in made.kept.tolist())
-        mark = fingerprint(made.values, made.sizes, ids)
-        return work.seal(home=home, key=key, entry=replace(made, fingerprint=mark), source=source)
 
 
 def sort_classes(names: Iterable[str]) -> tuple[str, ...]:

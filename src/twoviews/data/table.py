@@ -188,4 +188,4 @@ def _stamp_of(path: str | Path) -> bytes:
         status = os.stat(path)  # noqa: PTH116
     except (OSError, ValueError):
         return name + b": missing\n"
-    return name + b": %d %d\n" % (status.st_size, status.st_mtime_ns)
+    return name + b": %d %d %d\n" % (status.st_size, status.st_mtime_ns, status.st_ctime_ns)
