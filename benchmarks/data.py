@@ -26,7 +26,7 @@ from torchvision.transforms.v2.functional import resize
 from twoviews.compute import choose_compute, cpu_name
 from twoviews.data import obtain
 from twoviews.data.corpus import Corpus, load_corpus
-from twoviews.data.decode import decode
+from twoviews.data.decoding.decode import decode
 from twoviews.data.loading import batch_indices, fetch
 from twoviews.encoders import build_encoder
 from twoviews.methods import build_method
@@ -201,7 +201,7 @@ def main() -> None:
             "images": len(list(root.rglob("*.jpg"))),
             "decode_one_thread_to_side": {side: decoders(paths, side, options.repeats) for side in (40, 120, 280)},
         }
-        from twoviews.data.scan import scan
+        from twoviews.data.checking.scan import scan
 
         table["scan"] = best(lambda: scan(root).images, 2)
         sides: dict[int, Any] = {}

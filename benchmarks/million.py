@@ -58,7 +58,7 @@ def peak_bytes() -> int:
 
 def measure(path: Path) -> dict[str, Any]:
     from twoviews.data.loading import epoch_order
-    from twoviews.data.manifest import open_manifest
+    from twoviews.data.sources.manifest import open_manifest
 
     before = peak_bytes()
     started = time.perf_counter()

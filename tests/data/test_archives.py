@@ -14,14 +14,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from twoviews.data import shards
-from twoviews.data.archives import MemberSource
 from twoviews.data.corpus import load_corpus
-from twoviews.data.decode import Unreadable
-from twoviews.data.shards import open_shards
+from twoviews.data.decoding.decode import Unreadable
 from twoviews.data.source import Grouped, Source, Stored, open_source
-from twoviews.data.tarheaders import walk
-from twoviews.data.zipped import open_zip
+from twoviews.data.sources import shards
+from twoviews.data.sources.archives import MemberSource
+from twoviews.data.sources.shards import open_shards
+from twoviews.data.sources.tarheaders import walk
+from twoviews.data.sources.zipped import open_zip
 from twoviews.errors import DataError, RefusedError, UsageError
 
 Members = Iterable[tuple[str, bytes]]

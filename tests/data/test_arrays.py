@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from twoviews.data.arrays import ArraySource, from_arrays
 from twoviews.data.source import Grouped, Source, open_source
+from twoviews.data.sources.arrays import ArraySource, from_arrays
 from twoviews.errors import DataError, RefusedError, UsageError
 
 

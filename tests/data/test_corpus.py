@@ -14,7 +14,7 @@ from PIL import Image
 
 from twoviews.data import assemble, cache
 from twoviews.data.corpus import Corpus, load_corpus, read_csv, sort_classes, write_manifest, write_rejected
-from twoviews.data.decode import decode
+from twoviews.data.decoding.decode import decode
 from twoviews.data.source import Item
 from twoviews.errors import DataError, ResourceError, UsageError
 from twoviews.narrate import Narrator

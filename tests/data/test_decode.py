@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from twoviews.data import photo as photo_module
-from twoviews.data.decode import OpenImage, Unreadable, decode
+from twoviews.data.decoding import photo as photo_module
+from twoviews.data.decoding.decode import OpenImage, Unreadable, decode
 from twoviews.errors import DataError
 
 Maker = Callable[[], bytes]

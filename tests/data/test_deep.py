@@ -14,11 +14,11 @@ import tifffile
 from numpy.typing import NDArray
 from PIL import Image
 
-from twoviews.data import decode as decode_module
-from twoviews.data import photo
 from twoviews.data.corpus import Corpus, load_corpus
-from twoviews.data.decode import OpenImage, Unreadable, decode
-from twoviews.data.intensity import Intensity
+from twoviews.data.decoding import decode as decode_module
+from twoviews.data.decoding import photo
+from twoviews.data.decoding.decode import OpenImage, Unreadable, decode
+from twoviews.data.decoding.intensity import Intensity
 from twoviews.errors import DataError, UsageError
 from twoviews.narrate import Narrator
 

@@ -15,8 +15,8 @@ from pydicom.pixels.processing import convert_color_space
 from pydicom.uid import ExplicitVRLittleEndian, RLELossless, SecondaryCaptureImageStorage
 
 from twoviews.data.corpus import load_corpus
-from twoviews.data.decode import OpenImage, Unreadable, decode
-from twoviews.data.intensity import Intensity
+from twoviews.data.decoding.decode import OpenImage, Unreadable, decode
+from twoviews.data.decoding.intensity import Intensity
 
 WHOLE = Intensity("uint16")
 

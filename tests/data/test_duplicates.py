@@ -7,14 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance
 
-from twoviews.data.duplicates import (
-    MAX_BITS,
-    Pair,
+from twoviews.data.checking.duplicates import MAX_BITS, Pair, groups_of, near_duplicates
+from twoviews.data.checking.prints import (
     Prints,
     corpus_hashes,
-    groups_of,
     has_contrast,
-    near_duplicates,
     perceptual_hash,
     squeeze,
     thumbnail16,

@@ -15,7 +15,7 @@ from torch.utils.data import ConcatDataset, DataLoader, Dataset, IterableDataset
 from torchvision.datasets import ImageFolder
 from torchvision.tv_tensors import Image as TensorImage
 
-from twoviews.data.decode import decode
+from twoviews.data.decoding.decode import decode
 from twoviews.data.source import Source, open_source
 from twoviews.errors import DataError, UsageError
 

@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from twoviews.data.examine import Finding
-from twoviews.data.inspectors import inspect
-from twoviews.data.process import Request
+from twoviews.data.checking.examine import Finding
+from twoviews.data.checking.inspectors import inspect
+from twoviews.data.checking.process import Request
 from twoviews.errors import ResourceError
 from twoviews.narrate import Narrator, Ticker
 
@@ -26,7 +26,7 @@ Folder = Callable[..., Path]
 WORKER = """
 import os, signal, sys, time
 from pathlib import Path
-from twoviews.data import examine, inspector
+from twoviews.data.checking import examine, inspector
 
 plain = examine.examine
 home = Path(sys.argv[1])
@@ -290,7 +290,7 @@ def _is_zombie(pid: int) -> bool:
 MEMORY = """
 import resource, sys
 from pathlib import Path
-from twoviews.data.scan import scan
+from twoviews.data.checking.scan import scan
 report = scan(sys.argv[1])
 print([item.reason for item in report.rejected], report.images)
 lines = Path("/proc/self/status").read_text().splitlines()

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from twoviews.data.intensity import Intensity, in_words, measure
+from twoviews.data.decoding.intensity import Intensity, in_words, measure
 from twoviews.errors import DataError, UsageError
 
 

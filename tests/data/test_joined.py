@@ -14,12 +14,12 @@ import pyarrow.parquet as pq
 import pytest
 from numpy.typing import NDArray
 
-from twoviews.data.arrays import ArraySource, from_arrays
-from twoviews.data.decode import decode
-from twoviews.data.joined import join_labels, open_all, open_pattern
-from twoviews.data.parts import JoinedSource
-from twoviews.data.patterns import find_matches
+from twoviews.data.decoding.decode import decode
 from twoviews.data.source import Grouped, Item, Source, Stored, open_source
+from twoviews.data.sources.arrays import ArraySource, from_arrays
+from twoviews.data.sources.joined import join_labels, open_all, open_pattern
+from twoviews.data.sources.parts import JoinedSource
+from twoviews.data.sources.patterns import find_matches
 from twoviews.errors import DataError, TwoviewsError, UsageError
 
 Folder = Callable[..., Path]

@@ -9,7 +9,7 @@ from types import ModuleType
 import pytest
 
 from twoviews.data.loading import epoch_order
-from twoviews.data.manifest import open_manifest, read_rows
+from twoviews.data.sources.manifest import open_manifest, read_rows
 from twoviews.errors import DataError
 
 

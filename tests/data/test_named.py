@@ -19,9 +19,9 @@ import pytest
 from torchvision import datasets
 
 from twoviews.data.corpus import load_corpus
-from twoviews.data.decode import decode
-from twoviews.data.inert import read_inert
+from twoviews.data.decoding.decode import decode
 from twoviews.data.source import Source, Stored, open_source
+from twoviews.data.sources.inert import read_inert
 from twoviews.errors import DataError, RefusedError, UsageError
 
 TEN = ["airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck"]
@@ -423,14 +423,14 @@ def test_links_and_sizes_of_an_archive_are_not_followed(tmp_path: Path, monkeypa
             archive.addfile(member, io.BytesIO(data))
     with pytest.raises(DataError, match="lacks 'test_batch'"):
         open_source(f"cifar10@{tmp_path}:test")
-    monkeypatch.setattr("twoviews.data.binary._LARGEST_ARCHIVE", 4096)
+    monkeypatch.setattr("twoviews.data.sources.binary._LARGEST_ARCHIVE", 4096)
     with pytest.raises(DataError, match="unpacks to more than 4,096 bytes: it is no archive of CIFAR"):
         open_source(f"cifar10@{tmp_path}")
 
 
 def test_files_that_are_too_large_or_forbidden(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     put_folder(tmp_path, "cifar-10-batches-py", cifar_files("cifar10", write=as_python2))
-    monkeypatch.setattr("twoviews.data.binary._LARGEST_FILE", 4096)
+    monkeypatch.setattr("twoviews.data.sources.binary._LARGEST_FILE", 4096)
     with pytest.raises(DataError, match="data_batch_1' has more than 4,096 bytes"):
         open_source(f"cifar10@{tmp_path}")
 

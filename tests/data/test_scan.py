@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from twoviews.data.examine import Deep
-from twoviews.data.scan import scan, suggest
-from twoviews.data.scan_report import Alike, Nearness, ScanReport
-from twoviews.data.suggest import suggest_encoder, suggest_intensity, suggest_policy
+from twoviews.data.checking.examine import Deep
+from twoviews.data.checking.scan import scan, suggest
+from twoviews.data.checking.scan_report import Alike, Nearness, ScanReport
+from twoviews.data.checking.suggest import suggest_encoder, suggest_intensity, suggest_policy
 from twoviews.errors import DataError
 
 Folder = Callable[..., Path]

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from twoviews.data.decode import decode
+from twoviews.data.decoding.decode import decode
 from twoviews.data.source import Grouped, Item, Source, open_source
 from twoviews.errors import DataError, TwoviewsError, UsageError
 

@@ -14,14 +14,14 @@ import pyarrow.feather as feather
 import pyarrow.parquet as pq
 import pytest
 
-from twoviews.data import columns, folder, table
 from twoviews.data.corpus import load_corpus
-from twoviews.data.decode import Unreadable, decode
-from twoviews.data.folder import find_special
-from twoviews.data.hub import open_hub
+from twoviews.data.decoding.decode import Unreadable, decode
 from twoviews.data.source import Grouped, Source, Stored, open_source
-from twoviews.data.splits import of_split, told_split
-from twoviews.data.table import open_tables
+from twoviews.data.sources import columns, folder, table
+from twoviews.data.sources.folder import find_special
+from twoviews.data.sources.hub import open_hub
+from twoviews.data.sources.splits import of_split, told_split
+from twoviews.data.sources.table import open_tables
 from twoviews.errors import DataError, ResourceError, TwoviewsError, UsageError
 
 Write = Callable[[pa.Table, Path], None]

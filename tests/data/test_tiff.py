@@ -13,9 +13,9 @@ import tifffile
 from numpy.typing import NDArray
 from PIL import Image
 
-from twoviews.data import tiff, tiffpages
-from twoviews.data.decode import OpenImage, Unreadable, decode
-from twoviews.data.intensity import Intensity
+from twoviews.data.decoding import tiff, tiffpages
+from twoviews.data.decoding.decode import OpenImage, Unreadable, decode
+from twoviews.data.decoding.intensity import Intensity
 
 CUBE = np.random.default_rng(0).integers(0, 5000, (13, 6, 8), dtype=np.uint16)
 

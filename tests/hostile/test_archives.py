@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from twoviews.data.decode import Unreadable
+from twoviews.data.decoding.decode import Unreadable
 from twoviews.data.source import Source, open_source
 from twoviews.errors import DataError, RefusedError, TwoviewsError
 

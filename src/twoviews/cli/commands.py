@@ -1,14 +1,14 @@
 """One function a command."""
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from statistics import mean, stdev
 from time import localtime, strftime
 from typing import Any
 
 from twoviews.cli.output import make_narrator, print_json, print_table
+from twoviews.cli.shown import show, show_list, show_results, show_scan
 from twoviews.errors import RefusedError, UsageError
 from twoviews.launched import launched_rank
 from twoviews.narrate import Narrator
@@ -18,7 +18,7 @@ def demo(a: argparse.Namespace) -> None:
     from twoviews.jobs.demo import demo as run_demo
 
     run, results = run_demo(out=a.out, overwrite=a.overwrite, narrator=_narrator(a))
-    _show_results(results, run, as_json=a.json)
+    show_results(results, run, as_json=a.json)
 
 
 def check(a: argparse.Namespace) -> None:
@@ -36,7 +36,7 @@ def check(a: argparse.Namespace) -> None:
     if a.json:
         print_json(report.to_dict())
     else:
-        _show_scan(report.to_dict(), out=a.out)
+        show_scan(report.to_dict(), out=a.out)
 
 
 def views(a: argparse.Namespace) -> None:
@@ -52,14 +52,14 @@ def views(a: argparse.Namespace) -> None:
         download=a.download,
         narrator=_narrator(a),
     )
-    _show({"sheet": str(path)}, as_json=a.json)
+    show({"sheet": str(path)}, as_json=a.json)
 
 
 def pretrain(a: argparse.Namespace) -> None:
     run = _pretrain(a, minutes=a.minutes, narrator=_narrator(a))
     info = run.info()
     shown = {"run": str(run.path), **{k: info[k] for k in ("steps", "epochs", "seconds", "encoder_sha256")}}
-    _show(shown, as_json=a.json)
+    show(shown, as_json=a.json)
 
 
 def resume(a: argparse.Namespace) -> None:
@@ -68,12 +68,12 @@ def resume(a: argparse.Namespace) -> None:
     run = resume_run(a.run, anyway=a.anyway, micro_batch=a.micro_batch, narrator=_narrator(a))
     info = run.info()
     shown = {"run": str(run.path), **{k: info[k] for k in ("steps", "epochs", "seconds", "encoder_sha256")}}
-    _show(shown, as_json=a.json)
+    show(shown, as_json=a.json)
 
 
 def evaluate(a: argparse.Namespace) -> None:
     results = _evaluate(a, a.run, minutes=a.minutes, exclude=a.exclude, narrator=_narrator(a))
-    _show_results(results, a.run, as_json=a.json)
+    show_results(results, a.run, as_json=a.json)
 
 
 def embed(a: argparse.Namespace) -> None:
@@ -84,7 +84,7 @@ def embed(a: argparse.Namespace) -> None:
         raise RefusedError(f"{out} is not empty: choose another --out or give --overwrite")
     embeddings = embed_data(a.run, a.data, out=out, labels=a.labels, download=a.download, narrator=_narrator(a))
     shown = {"out": str(out), "count": len(embeddings), "dimensions": embeddings.vectors.shape[1]}
-    _show(shown, as_json=a.json)
+    show(shown, as_json=a.json)
 
 
 def predict(a: argparse.Namespace) -> None:
@@ -107,7 +107,7 @@ def report(a: argparse.Namespace) -> None:
     from twoviews.run import Run
 
     Run(a.run).info()
-    _show({"report": str(write_report(Path(a.run), out=Path(a.out) if a.out else None))}, as_json=a.json)
+    show({"report": str(write_report(Path(a.run), out=Path(a.out) if a.out else None))}, as_json=a.json)
 
 
 def run(a: argparse.Namespace) -> None:
@@ -129,7 +129,7 @@ def run(a: argparse.Namespace) -> None:
         return _evaluate(a, path, minutes=minutes, narrator=narrator)
 
     finished, results = run_all(pretrained, evaluated, minutes=a.minutes, narrator=_narrator(a))
-    _show_results(results, finished.path, as_json=a.json)
+    show_results(results, finished.path, as_json=a.json)
 
 
 def cache(a: argparse.Namespace) -> None:
@@ -162,7 +162,7 @@ def recipes(a: argparse.Namespace) -> None:
             print(recipe_text(a.show[1]), end="")
         return
     rows = [(name, recipe_summary(name)) for name in recipe_names()]
-    _list(("recipe", "what it is"), rows, as_json=a.json)
+    show_list(("recipe", "what it is"), rows, as_json=a.json)
 
 
 def methods(a: argparse.Namespace) -> None:
@@ -176,13 +176,13 @@ def methods(a: argparse.Namespace) -> None:
         )
         for name, cls in METHODS.items()
     ]
-    _list(("method", "what it is", "options (--set method.OPTION=VALUE)"), rows, as_json=a.json)
+    show_list(("method", "what it is", "options (--set method.OPTION=VALUE)"), rows, as_json=a.json)
 
 
 def encoders(a: argparse.Namespace) -> None:
     from twoviews.encoders import ENCODERS
 
-    _list(("encoder", "what it is"), list(ENCODERS.items()), as_json=a.json)
+    show_list(("encoder", "what it is"), list(ENCODERS.items()), as_json=a.json)
     if not a.json:
         print("any timm name works too, and torchvision:NAME")
 
@@ -253,99 +253,3 @@ def _evaluate(
         download=a.download,
         narrator=narrator,
     )
-
-
-def _show_scan(found: dict[str, Any], *, out: str | None) -> None:
-    """What `check` found, as text."""
-    print(found["verdict"])
-    print(f"{found['spec']}: {found['images']:,} readable images, {len(found['rejected'])} rejected")
-    for name in ("width", "height"):
-        spread = found[name]
-        print(f"{name}: {spread['min']} to {spread['max']} px, median {spread['median']:g}")
-    for name in ("formats", "modes", "depths", "classes", "notes"):
-        if found[name] or name == "classes":
-            shown = list(found[name].items())
-            more = f" and {len(shown) - 20} more" if len(shown) > 20 else ""
-            print(f"{name}: {', '.join(f'{key} {count:,}' for key, count in shown[:20]) or 'none'}{more}")
-    if found["unlabelled"]:
-        print(f"without a label: {found['unlabelled']:,}")
-    if found["groups"]:
-        print(f"groups: {found['groups']:,}")
-    print(f"pairs of near duplicates: {len(found['near_duplicates']):,}, by {found['near_by']}")
-    print(f"decoding: {found['images_per_second']:,.0f} images/s")
-    leaks = found["leaks"] or {"exact": [], "near": [], "rejected": []}
-    _show_some("rejected", [f"{item['id']!r}: {item['reason']}" for item in found["rejected"]], 20)
-    _show_some("rejected of the other data", [f"{item['id']!r}: {item['reason']}" for item in leaks["rejected"]], 5)
-    _show_some("leak", [f"{pair['first']!r} is {pair['second']!r}" for pair in leaks["exact"]], 10)
-    _show_some("near leak", [f"{_pair(pair)}" for pair in leaks["near"]], 10)
-    _show_some(
-        "same pixels",
-        [f"{', '.join(map(repr, group[:5]))}{', ...' if len(group) > 5 else ''}" for group in found["duplicates"]],
-        10,
-    )
-    _show_some("nearly the same", [_pair(pair) for pair in found["near_duplicates"]], 10)
-    _show_some(
-        "labels disagree",
-        [", ".join(f"{i!r} {name}" for i, name in zip(c["ids"], c["labels"], strict=True)) for c in found["conflicts"]],
-        5,
-    )
-    _show_some("misnamed", [f"{name!r} is {kind}" for name, kind in found["misnamed"].items()], 5)
-    for text in found["warnings"]:
-        print(f"warning: {text}")
-    for name, suggestion in found["suggestions"].items():
-        print(f"suggested {name} = {suggestion['value']}  ({suggestion['reason']})")
-    if out is not None:
-        print(f"page: {Path(out) / 'check.html'}")
-
-
-def _pair(pair: dict[str, Any]) -> str:
-    return f"{pair['first']!r} and {pair['second']!r} ({pair['similarity']:.3f})"
-
-
-def _show_some(what: str, lines: Sequence[str], most: int) -> None:
-    for line in lines[:most]:
-        print(f"{what}: {line}")
-    if len(lines) > most:
-        print(f"{what}: {len(lines) - most:,} more (--json shows all)")
-
-
-def _show(values: dict[str, Any], *, as_json: bool) -> None:
-    if as_json:
-        print_json(values)
-    else:
-        for name, value in values.items():
-            print(f"{name}: {value}")
-
-
-def _list(columns: tuple[str, ...], rows: Sequence[tuple[str, ...]], *, as_json: bool) -> None:
-    if as_json:
-        print_json([dict(zip(columns, row, strict=True)) for row in rows])
-    else:
-        print_table(columns, rows)
-
-
-def _show_results(results: dict[str, Any], run: Any, *, as_json: bool) -> None:
-    """Test accuracy in %, mean and standard deviation over seeds; then the verdict."""
-    if as_json:
-        print_json(results)
-        return
-    budgets = results["protocol"]["labels_per_class"]
-    arms = list(dict.fromkeys(row["arm"] for row in results["rows"]))
-    table = []
-    for arm in arms:
-        cells: list[str] = [arm]
-        for budget in budgets:
-            values = [
-                100 * r["accuracy"] for r in results["rows"] if r["arm"] == arm and r["labels_per_class"] == budget
-            ]
-            spread = f" ± {stdev(values):.1f}" if len(values) > 1 else ""
-            cells.append(f"{mean(values):.1f}{spread}" if values else "-")
-        table.append(cells)
-    heads = ["all labels" if b == "all" else f"{b} a class" for b in budgets]
-    n = max(len({r["seed"] for r in results["rows"]}), 1)
-    title = f"test accuracy in %, mean ± sd over {n} label subsets"
-    print_table(["arm", *heads], table, title=title, numbers=True)
-    for text in results["cut"]:
-        print(f"cut: {text}")
-    print(results["verdict"]["sentence"])
-    print(f"report: {Path(str(getattr(run, 'path', run))) / 'report.html'}")

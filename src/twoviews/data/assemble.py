@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twoviews.data.cache import Decoded
-from twoviews.data.decode import PAGES, Header, OpenImage, Unreadable
-from twoviews.data.intensity import Intensity, in_words, measure, some_pixels
-from twoviews.data.opened import MAX_CHANNELS
-from twoviews.data.photo import colour
+from twoviews.data.decoding.decode import PAGES, Header, OpenImage, Unreadable
+from twoviews.data.decoding.intensity import Intensity, in_words, measure, some_pixels
+from twoviews.data.decoding.opened import MAX_CHANNELS
+from twoviews.data.decoding.photo import colour
 from twoviews.data.pool import for_each
 from twoviews.data.source import Raw, Source, Stored
 from twoviews.errors import DataError, UsageError

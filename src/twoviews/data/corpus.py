@@ -13,8 +13,8 @@ from numpy.typing import ArrayLike, NDArray
 from twoviews.data import cache
 from twoviews.data.assemble import Storage
 from twoviews.data.obtain import fingerprint, obtain
-from twoviews.data.parts import without
 from twoviews.data.source import Grouped, Spec, open_source
+from twoviews.data.sources.parts import without
 from twoviews.errors import DataError, UsageError, unknown_name
 from twoviews.narrate import Narrator, quiet
 

@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twoviews.data import building, cache
-from twoviews.data.arrays import ArraySource
 from twoviews.data.assemble import Assembly, Memory, Storage
 from twoviews.data.keys import cheap_key, key_of
 from twoviews.data.source import Source
+from twoviews.data.sources.arrays import ArraySource
 from twoviews.narrate import Narrator
 
 KEPT_IN_MEMORY = 256 << 20

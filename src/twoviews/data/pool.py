@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 
-from twoviews.data.decode import quiet_pillow
+from twoviews.data.decoding.decode import quiet_pillow
 from twoviews.narrate import Narrator
 
 _CHUNK = 64

@@ -97,7 +97,7 @@ def open_source(spec: Spec, *, labels: str | Path | None = None, download: bool 
     (599, '4')
     """
     if labels is not None:
-        from twoviews.data.joined import join_labels
+        from twoviews.data.sources.joined import join_labels
 
         return join_labels(spec, Path(labels), download=download)
     if isinstance(spec, str):
@@ -105,16 +105,16 @@ def open_source(spec: Spec, *, labels: str | Path | None = None, download: bool 
     if isinstance(spec, Path):
         return _open_path(str(spec))
     if isinstance(spec, np.ndarray):
-        from twoviews.data.arrays import from_arrays
+        from twoviews.data.sources.arrays import from_arrays
 
         return from_arrays(spec)
     if isinstance(spec, Source):
         return spec
     if isinstance(spec, list | tuple) and spec and all(isinstance(part, str | Path) for part in spec):
-        from twoviews.data.joined import open_all
+        from twoviews.data.sources.joined import open_all
 
         return open_all([part if isinstance(part, str) else path_text(part) for part in spec], download=download)
-    from twoviews.data.handed import open_handed
+    from twoviews.data.sources.handed import open_handed
 
     return open_handed(spec)
 
@@ -127,10 +127,10 @@ def path_text(path: Path) -> str:
 def _open_text(spec: str, *, download: bool) -> Source:
     head, colon, rest = spec.partition(":")
     if colon and head == "hf":
-        from twoviews.data.hub import open_hub
+        from twoviews.data.sources.hub import open_hub
 
         return open_hub(rest, spec=spec)
-    from twoviews.data.named import open_named
+    from twoviews.data.sources.named import open_named
 
     named = open_named(spec, download=download)
     return _open_path(spec, download=download) if named is None else named
@@ -147,7 +147,7 @@ def _open_path(spec: str, *, download: bool = False) -> Source:
             path, split = Path(head).expanduser(), tail
     try:
         if not os.path.lexists(path):  # first: a list of paths is too long for the system to look for
-            from twoviews.data.joined import open_pattern
+            from twoviews.data.sources.joined import open_pattern
 
             found = open_pattern(spec, download=download)
             if found is not None:
@@ -163,7 +163,7 @@ def _open_path(spec: str, *, download: bool = False) -> Source:
 
 def _open_folder(path: Path, split: str | None) -> Source:
     """A folder of images, unless it holds what says more: a data set of Hugging Face's, its metadata, only shards."""
-    from twoviews.data.folder import find_special, open_folder
+    from twoviews.data.sources.folder import find_special, open_folder
 
     special = find_special(path, split=split)
     if special is None:
@@ -172,10 +172,10 @@ def _open_folder(path: Path, split: str | None) -> Source:
     if kind == "manifest":
         return _open_file(files[0], split if files[0].parent == path else None)
     if kind == "shards":
-        from twoviews.data.shards import open_shards
+        from twoviews.data.sources.shards import open_shards
 
         return open_shards(files, spec=str(path))
-    from twoviews.data.table import open_tables
+    from twoviews.data.sources.table import open_tables
 
     return open_tables(files, split=split, spec=str(path) if split is None else f"{path}:{split}")
 
@@ -183,28 +183,28 @@ def _open_folder(path: Path, split: str | None) -> Source:
 def _open_file(path: Path, split: str | None) -> Source:
     suffix = path.suffix.lower()
     if suffix in MANIFESTS:
-        from twoviews.data.manifest import open_manifest
+        from twoviews.data.sources.manifest import open_manifest
 
         return open_manifest(path, split=split)
     if suffix in TABLES:
-        from twoviews.data.table import open_tables
+        from twoviews.data.sources.table import open_tables
 
         return open_tables([path], split=split, spec=str(path) if split is None else f"{path}:{split}")
     if split is not None:
         raise UsageError(f"{path.name!r} has no splits, but {split!r} was asked for: drop ':{split}'")
     if suffix in SHARDS:
-        from twoviews.data.shards import open_shards
+        from twoviews.data.sources.shards import open_shards
 
         return open_shards([path], spec=str(path))
     if suffix == ".zip":
-        from twoviews.data.zipped import open_zip
+        from twoviews.data.sources.zipped import open_zip
 
         return open_zip(path)
     if suffix in (".npy", ".npz"):
-        from twoviews.data.arrays import open_arrays
+        from twoviews.data.sources.arrays import open_arrays
 
         return open_arrays(path)
-    from twoviews.data.folder import SUFFIXES, FileSource
+    from twoviews.data.sources.folder import SUFFIXES, FileSource
 
     if suffix in SUFFIXES:
         return FileSource(str(path), path.parent, (path.name,), (None,))
@@ -216,7 +216,7 @@ def _open_file(path: Path, split: str | None) -> Source:
 
 
 def _missing(spec: str, path: Path) -> TwoviewsError:
-    from twoviews.data.named import NAMES
+    from twoviews.data.sources.named import NAMES
 
     bare = spec.partition(":")[0].partition("@")[0]
     if (

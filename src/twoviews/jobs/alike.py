@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from twoviews.compute import choose_compute
+from twoviews.data.checking.scan_report import Alike, Nearness
 from twoviews.data.corpus import Corpus
-from twoviews.data.scan_report import Alike, Nearness
 from twoviews.data.source import Spec
 from twoviews.encoders import load_encoder
 from twoviews.errors import UsageError

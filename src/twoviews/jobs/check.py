@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from twoviews.data.examine import Finding
-from twoviews.data.inspectors import inspect
-from twoviews.data.process import Request
-from twoviews.data.scan import scan
-from twoviews.data.scan_report import ScanReport
+from twoviews.data.checking.examine import Finding
+from twoviews.data.checking.inspectors import inspect
+from twoviews.data.checking.process import Request
+from twoviews.data.checking.scan import scan
+from twoviews.data.checking.scan_report import ScanReport
+from twoviews.data.checking.suggest import suggest_encoder
 from twoviews.data.source import Source, Spec, open_source
-from twoviews.data.suggest import suggest_encoder
 from twoviews.errors import RefusedError
 from twoviews.narrate import Narrator
 from twoviews.report.albums import Pictures, pictured

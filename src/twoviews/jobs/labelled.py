@@ -5,8 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
+from twoviews.data.checking.duplicates import near_duplicates
+from twoviews.data.checking.prints import SQUARE, corpus_hashes
 from twoviews.data.corpus import Corpus, read_csv
-from twoviews.data.duplicates import SQUARE, corpus_hashes, near_duplicates
 from twoviews.data.source import Spec
 from twoviews.errors import DataError
 from twoviews.evaluation.compare import Split

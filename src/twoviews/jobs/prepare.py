@@ -12,10 +12,10 @@ from twoviews import distributed
 from twoviews.compute import Compute, choose_compute
 from twoviews.config import Recipe, make_recipe
 from twoviews.data.assemble import Storage
+from twoviews.data.checking.suggest import suggest_encoder, suggest_policy
 from twoviews.data.corpus import Corpus
 from twoviews.data.loading import Batch, fetch
 from twoviews.data.source import Spec, path_text
-from twoviews.data.suggest import suggest_encoder, suggest_policy
 from twoviews.encoders import Encoder, build_encoder, stem_choice, wrap_encoder
 from twoviews.errors import DataError, UsageError, unknown_name
 from twoviews.jobs.online import health_evaluator, probe_evaluator

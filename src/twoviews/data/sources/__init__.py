@@ -1,0 +1,1 @@
+"""Where images lie: a module for each kind of container."""
