@@ -141,6 +141,9 @@ def talking() -> Iterator[None]:
 
 
 def _leave() -> None:
+    global _patient
+    # A group that outlives the interpreter has its threads torn down under them ("terminate called ...").
+    _patient = None
     if active():
         dist.destroy_process_group()
 
