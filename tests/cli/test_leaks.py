@@ -148,3 +148,24 @@ def test_labels_are_joined_by_id(run: Path, tmp_path: Path, twoviews: Command) -
     outcome = twoviews("evaluate", run, *data, "--labels", labels, *OPTIONS)
     assert outcome.code == 0, outcome.err
     assert outcome.json()["classes"] == ["x", "y"]
+
+
+def test_labels_reach_the_probe_data_and_a_resumed_run(
+    tmp_path: Path, twoviews: Command, tiny: list[str], hasty: None
+) -> None:
+    probe = tmp_path / "probe"
+    probe.mkdir()
+    for seed in range(12):
+        picture(seed).save(probe / f"{seed}.png")
+    labels = tmp_path / "labels.csv"
+    labels.write_text("file_name,label\n" + "".join(f"{seed}.png,{'xy'[seed % 2]}\n" for seed in range(12)))
+    pool = draw(tmp_path / "pool", range(100, 112))
+    arguments = ("pretrain", pool, "--epochs", 1, "--encoder", "convnet_tiny", "--probe-data", probe, *tiny)
+    refused = twoviews(*arguments, "--out", tmp_path / "none")
+    assert refused.code == 3
+    assert "probe has no labels" in refused.err
+    assert "reading images" not in refused.err  # before anything is decoded
+    out = tmp_path / "run"
+    assert twoviews(*arguments, "--out", out, "--labels", labels).code == 0
+    assert '"online_knn"' in (out / "metrics.jsonl").read_text()
+    assert json.loads((out / "run.json").read_text())["probe_labels"] == str(labels)

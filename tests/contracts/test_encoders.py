@@ -297,6 +297,8 @@ def test_wrapping_leaves_the_module_as_it_was(tmp_path: Path) -> None:
     assert all(torch.equal(value, before[key]) for key, value in own.state_dict().items())
     assert torch.equal(torch.random.get_rng_state(), state)
     assert wrap_encoder(encoder, image_size=16) is encoder
+    with pytest.raises(UsageError, match="was made for 3 channels, the images have 13: build it for these"):
+        wrap_encoder(encoder, image_size=16, channels=13)
 
     save_encoder(encoder, tmp_path, preprocessing=NORMALIZATION)
     with pytest.raises(UsageError, match=r"your own Own: pass module=Own"):

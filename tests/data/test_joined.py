@@ -15,7 +15,7 @@ import pytest
 from numpy.typing import NDArray
 
 from twoviews.data.decoding.decode import decode
-from twoviews.data.source import Grouped, Item, Source, Stored, open_source
+from twoviews.data.source import Grouped, Item, Source, Stored, open_source, path_text
 from twoviews.data.sources.arrays import ArraySource, from_arrays
 from twoviews.data.sources.joined import join_labels, open_all, open_pattern
 from twoviews.data.sources.parts import JoinedSource
@@ -122,6 +122,18 @@ def test_labels_for_arrays_do_not_copy_them(tmp_path: Path) -> None:
     assert list(source.labels) == ["x", None, "y"]
     part = join_labels(inner, Path(f"{tmp_path}/l.csv:t"), download=False)
     assert ids(part) == ["a/1", "b//3"]
+
+
+def test_a_path_is_never_taken_for_the_name_of_a_data_set(
+    image_folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image_folder({"cat": 2}, name="digits")
+    image_folder({"cat": 1}, name="other")
+    monkeypatch.chdir(tmp_path)
+    assert path_text(Path("digits")) == "./digits"
+    assert len(open_source(path_text(Path("digits")))) == len(open_source(Path("digits"))) == 2
+    both = open_source([Path("digits"), Path("other")])
+    assert len(both) == len(open_source(both.spec)) == 3
 
 
 def test_rows_that_name_nothing_are_counted(image_folder: Folder, tmp_path: Path) -> None:

@@ -1,23 +1,18 @@
 """`write_check_page`: what a check of data found, as one HTML file with pictures of whatever is odd."""
 
-import base64
-import hashlib
 import shlex
 from collections.abc import Mapping
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from twoviews.report.albums import Album, Pictures, galleries
 from twoviews.report.figures import element
 from twoviews.report.pictures import visible
 from twoviews.report.scatter import size_chart
-from twoviews.run import write_text
+from twoviews.report.template import HERE, policy_hash, template, write_page
 
-HERE = Path(__file__).parent
 MOST_ROWS = 100
 MOST_CLASSES = 40
 
@@ -34,30 +29,16 @@ def write_check_page(
     PosixPath('checked/check.html')
     """
     html = _render(found, Album(pictures), Album(other_pictures or {}, other=True))
-    # File names may hold bytes that are no text; they are shown as escapes, never written as broken UTF-8.
-    write_text(path, html.encode("utf-8", errors="backslashreplace").decode("utf-8"))
-    return path
-
-
-@cache
-def _template() -> Template:
-    environment = Environment(
-        loader=FileSystemLoader(HERE),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"visible": visible, "number": _number}
-    return environment.get_template("check.html.j2")
+    return write_page(path, html)
 
 
 def _render(found: Mapping[str, Any], mine: Album, other: Album) -> str:
     style = "".join((HERE / name).read_text(encoding="utf-8") for name in ("page.css", "check.css"))
-    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     sizes = found["sizes"]
-    return _template().render(
-        policy=f"default-src 'none'; img-src data:; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'",
+    page = template("check.html.j2", filters={"visible": visible, "number": _number})
+    allowed = f"img-src data:; style-src {policy_hash(style)}"
+    return page.render(
+        policy=f"default-src 'none'; {allowed}; base-uri 'none'; form-action 'none'",
         style=Markup(style),
         found=found,
         facts=_facts(found),

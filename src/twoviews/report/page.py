@@ -1,15 +1,11 @@
 """`write_report`: one self-contained HTML page of a run; needs neither network nor script to be read."""
 
-import base64
-import hashlib
 import shlex
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from twoviews.report import charts
@@ -18,9 +14,9 @@ from twoviews.report.figures import confusion_matrix, element
 from twoviews.report.parts import Info, Results
 from twoviews.report.pictures import contact_sheet, embedding_map, neighbour_rows, sprite_sheet, visible
 from twoviews.report.reading import Record, read_run
-from twoviews.run import Run, write_text
+from twoviews.report.template import HERE, policy_hash, template, write_page
+from twoviews.run import Run
 
-HERE = Path(__file__).parent
 SCORES = {
     "accuracy": "accuracy",
     "balanced_accuracy": "balanced accuracy",
@@ -47,28 +43,7 @@ def write_report(run_dir: Path, *, out: Path | None = None) -> Path:
     run_dir = Path(run_dir)
     target = Path(out) if out is not None else Run(run_dir).report
     html = render(read_run(run_dir))
-    # File names may hold bytes that are no text; they are shown as escapes, never written as broken UTF-8.
-    write_text(target, html.encode("utf-8", errors="backslashreplace").decode("utf-8"))
-    return target
-
-
-@cache
-def _template() -> Template:
-    environment = Environment(
-        loader=FileSystemLoader(HERE),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
-        "said": _said,
-        "per_cent": _per_cent,
-        "budget": charts.budget_text,
-        "points": _points,
-        "visible": visible,
-    }
-    return environment.get_template("template.html.j2")
+    return write_page(target, html)
 
 
 def render(record: Record) -> str:
@@ -77,12 +52,19 @@ def render(record: Record) -> str:
     script = (HERE / "page.js").read_text(encoding="utf-8")
     # Hashes instead of 'unsafe-inline': not even a hole in the escaping could run or load anything.
     policy = (
-        f"default-src 'none'; img-src data:; style-src {_hash(style)}; script-src {_hash(script)}; "
+        f"default-src 'none'; img-src data:; style-src {policy_hash(style)}; script-src {policy_hash(script)}; "
         "base-uri 'none'; form-action 'none'"
     )
     sprite = sprite_sheet(record)
     results = record.results or Results()
-    return _template().render(
+    filters: dict[str, Callable[..., object]] = {
+        "said": _said,
+        "per_cent": _per_cent,
+        "budget": charts.budget_text,
+        "points": _points,
+        "visible": visible,
+    }
+    return template("template.html.j2", filters=filters).render(
         name=record.folder.resolve().name,
         policy=policy,
         style=Markup(style),
@@ -312,7 +294,3 @@ def _duration(seconds: float) -> str:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
-
-
-def _hash(text: str) -> str:
-    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
