@@ -1,6 +1,7 @@
 """Data sets by name: scikit-learn's digits; CIFAR-10, CIFAR-100 and STL-10 from their archives; torchvision's names."""
 
 import os
+import tarfile
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -136,13 +137,15 @@ def _read_stl10(spec: str, name: str, *, split: str, home: Path) -> Source:
 
 def _fetch(name: str, home: Path) -> None:
     from torchvision import datasets
-    from torchvision.datasets.utils import download_and_extract_archive
+    from torchvision.datasets.utils import download_url
 
     kind = getattr(datasets, OWN[name])
     root = home.parent if home.name == kind.base_folder else home
     try:
         # Not by the class, which would unpickle what it has fetched.
-        download_and_extract_archive(kind.url, str(root), filename=kind.filename, md5=kind.tgz_md5)
+        download_url(kind.url, str(root), filename=kind.filename, md5=kind.tgz_md5)
+        with tarfile.open(root / kind.filename) as archive:
+            archive.extractall(root, filter="data")
     except Exception as error:  # of networks, archives and disks there are many
         raise DataError(f"{name} could not be downloaded to {str(root)!r}: {reason(error)}") from error
 
