@@ -22,6 +22,7 @@ _VALUES = COLUMNS[1:]
 _WORTH_LISTING = 8
 _SURROGATE = re.compile("[\ud800-\udfff]")
 # Where each row says something of its own, looking it up would only take memory.
+_PLAIN = (str, type(None))
 _HELD = 100_000
 # Label, split and group.
 _Facts: TypeAlias = tuple[str | None, str | None, str | None]
@@ -163,13 +164,14 @@ class _Reader:
             self.fail(reader.line_num, f"is no CSV: {error}")
 
     def _json(self, lines: Iterator[str]) -> Iterator[tuple[int, str, _Facts]]:
-        seen: dict[_Facts, _Facts] = {}
+        seen: dict[tuple[Any, Any, Any], _Facts] = {}
         checked: tuple[str, ...] = ()
+        decode = json.JSONDecoder().decode
         for line, text in enumerate(lines, start=1):
             if not text.strip():
                 continue
             try:
-                values = json.loads(text)
+                values = decode(text)
             except (ValueError, RecursionError) as error:
                 self.fail(line, f"is no JSON: {error}")
             if not isinstance(values, dict):
@@ -177,9 +179,14 @@ class _Reader:
             if checked != (keys := tuple(values)):
                 self._check_columns(list(keys), line)
                 checked = keys
-            facts = self._facts(line, (values.get("label"), values.get("split"), values.get("group")))
-            if len(seen) < _HELD:
-                facts = seen.setdefault(facts, facts)
+            said = (values.get("label"), values.get("split"), values.get("group"))
+            # Texts alone: a list is no key, and true is the same key as 1.
+            plain = type(said[0]) in _PLAIN and type(said[1]) in _PLAIN and type(said[2]) in _PLAIN
+            facts = seen.get(said) if plain else None
+            if facts is None:
+                facts = self._facts(line, said)
+                if plain and len(seen) < _HELD:
+                    seen[said] = facts
             yield line, self._name(line, values["file_name"]), facts
 
     def _check_columns(self, columns: list[str], line: int = 1) -> None:
