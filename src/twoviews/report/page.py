@@ -200,11 +200,17 @@ def _provenance(info: Info) -> list[tuple[str, str]]:
     if images and data.get("width"):
         colours = "greyscale" if channels == 1 else f"{_said(channels)} channels"
         images += f", {_said(data['width'])} × {_said(data.get('height'))}, {colours}"
+    left_out = [
+        f"{data[how]:,} {how}" for how in ("rejected", "excluded") if isinstance(data.get(how), int) and data[how]
+    ]
+    images += "".join(f", {text}" for text in left_out)
+    intensity = data.get("intensity")
     machine = ", ".join(_said(v) for v in (info.cpu, info.device, info.platform) if v)
     pairs = (
         ("Made", _said(info.created)),
         ("Data", _said(data.get("spec"))),
         ("Images", images),
+        ("Intensity", _said(intensity) if intensity not in (None, "uint8") else ""),
         ("Data fingerprint", _said(data.get("fingerprint"))),
         ("sha256 of the encoder", info.encoder_sha256 or ""),
         ("Seed", _said(info.seed)),
