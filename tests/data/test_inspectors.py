@@ -158,6 +158,17 @@ def test_every_kind_of_item(image_folder: Folder, encoded: Any, picture: Any) ->
     assert by_index[0].deep is None
 
 
+@pytest.mark.parametrize("kind", ["uint16", "float32"])
+def test_large_items_and_large_answers_do_not_wait_for_each_other(kind: str) -> None:
+    """Both fill a pipe: neither side may stop reading while it writes."""
+    images = np.random.default_rng(0).integers(0, 60000, (60, 64, 64, 3)).astype(kind)
+    found: dict[int, Finding | str] = {}
+    request = Request(timeout=20.0)
+    inspect(range(60), images.__getitem__, found.__setitem__, request=request, narrator=Narrator(), what="x")
+    assert len(found) == 60
+    assert [one for one in found.values() if isinstance(one, str)] == []
+
+
 def test_what_is_no_image(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.png")
     raws = [

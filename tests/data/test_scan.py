@@ -318,6 +318,12 @@ class TestIntensity:
         found = suggest_intensity(Counter(int16=2), [self.deep(values, window=(-160.0, 240.0))])
         assert found.value == "file"
 
+    def test_a_few_deep_images_decide_nothing(self) -> None:
+        values = np.linspace(212, 4080, 4000).round().astype(np.uint16)
+        found = suggest_intensity(Counter(uint8=28, uint16=1), [self.deep(values)])
+        assert found.value == "uint8"
+        assert found.reason.startswith("28 of 29 images have 8 bits a channel, taken as they are")
+
     def test_nothing_finite(self) -> None:
         nothing = Deep(0.0, 0.0, 0.0, 0.0, np.full((4, 1), np.nan), None)
         found = suggest_intensity(Counter(float32=1), [nothing])
@@ -334,7 +340,10 @@ class TestIntensity:
         assert report.suggestions["intensity"].value == "percentile:0.1,99.9"
         assert "an 8-bit clip would leave 100 % white" in report.suggestions["intensity"].reason
         scene(1).save(tmp_path / "eight.png")
-        assert "1 image of 8 bits among 4 of more: set data.intensity to take both" in scan(tmp_path).warnings
+        assert (
+            "1 image has not 16 bits a channel as the others: training leaves them out, unless data.intensity takes both"
+            in scan(tmp_path).warnings
+        )
 
 
 def test_bands() -> None:

@@ -57,6 +57,20 @@ def test_hidden_and_foreign_files_are_left_out(image_folder: Folder) -> None:
     assert ids(open_source(root)) == ["cat/0.png"]
 
 
+def test_images_without_a_suffix_are_known_by_their_content(image_folder: Folder) -> None:
+    root = image_folder({"a": 1})
+    data = (root / "a" / "0.png").read_bytes()
+    for name in ("noext", "1.2.840.10008"):
+        (root / "a" / name).write_bytes(data)
+    (root / "a" / "IM0001").write_bytes(bytes(128) + b"DICM")
+    for name in ("LICENSE", "7.13", "photo.txt"):
+        (root / "a" / name).write_bytes(b"no picture" if name != "photo.txt" else data)
+    assert ids(open_source(root)) == ["a/0.png", "a/1.2.840.10008", "a/IM0001", "a/noext"]
+    assert ids(open_source(root / "a" / "noext")) == ["noext"]
+    with pytest.raises(DataError, match=r"LICENSE' is no data set"):
+        open_source(root / "a" / "LICENSE")
+
+
 def test_links_to_folders_above_and_a_thousand_files(tmp_path: Path) -> None:
     root = tmp_path / "outer" / "root"
     (root / "a").mkdir(parents=True)

@@ -98,7 +98,7 @@ def build_parser() -> Parser:
     sub = command("pretrain", "train an encoder without labels", "twoviews pretrain photos/ --out runs/a --minutes 60")
     _data(sub, "data")
     _pretraining(sub)
-    _labels(sub)
+    _labels(sub, "--probe-data")
     _common(sub)
 
     sub = command("resume", "continue an interrupted run, to the same bytes", "twoviews resume runs/a")
@@ -216,8 +216,9 @@ class _OneOrMore(argparse.Action):
         setattr(namespace, self.dest, values[0] if len(values) == 1 else values)
 
 
-def _labels(sub: Parser) -> None:
-    sub.add_argument("--labels", metavar="FILE", help="a manifest whose labels are joined to the data by id")
+def _labels(sub: Parser, what: str = "all data") -> None:
+    help_text = f"a list whose labels are joined to {what} by id; FILE:SPLIT takes the items of one split"
+    sub.add_argument("--labels", metavar="FILE", help=help_text)
 
 
 def _exclude(sub: Parser, what: str) -> None:

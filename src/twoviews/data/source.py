@@ -204,9 +204,9 @@ def _open_file(path: Path, split: str | None) -> Source:
         from twoviews.data.sources.arrays import open_arrays
 
         return open_arrays(path)
-    from twoviews.data.sources.folder import SUFFIXES, FileSource
+    from twoviews.data.sources.folder import SUFFIXES, FileSource, is_image_by_content
 
-    if suffix in SUFFIXES:
+    if suffix in SUFFIXES or is_image_by_content(path):
         return FileSource(str(path), path.parent, (path.name,), (None,))
     if suffix in PICKLES:
         raise RefusedError(f"{str(path)!r} can only be read by pickle, which could run code: save the images as .npy")

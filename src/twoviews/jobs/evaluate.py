@@ -254,6 +254,10 @@ def _ship_classifier(room: Arms, comparison: Comparison) -> dict[str, Any] | Non
                 best = (accuracy, key)
     if best is None:  # one of an earlier evaluation would not fit these results
         if distributed.is_main():
+            if room.run.classifier.exists():
+                room.narrator.warn(
+                    "these arms fit no classifier: that of an earlier evaluation is removed with its results"
+                )
             shutil.rmtree(room.run.classifier, ignore_errors=True)
             (room.run.evaluation / "predictions.csv").unlink(missing_ok=True)
         return None

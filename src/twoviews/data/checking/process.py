@@ -4,11 +4,13 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 from twoviews.data.assemble import Storage
@@ -49,8 +51,12 @@ class Process:
         assert self._popen.stdin is not None
         assert self._popen.stdout is not None
         self._stdin, self._stdout = self._popen.stdin, self._popen.stdout
+        self._answers: SimpleQueue[bytes] = SimpleQueue()
+        # A thread of its own: with full pipes both ways, each side would wait for the other to read.
+        self._listener = threading.Thread(target=self._listen, daemon=True)
+        self._listener.start()
         with self._waiting():
-            ready = self._stdout.readline() == READY
+            ready = self._answers.get() == READY
         if not ready:
             code = self._end()
             raise ResourceError(
@@ -69,11 +75,17 @@ class Process:
 
     def receive(self) -> dict[str, Any]:
         with self._waiting():
-            line = self._stdout.readline()
+            line = self._answers.get()
         if not line.endswith(b"\n"):
             raise Died(self._why())
         answer: dict[str, Any] = json.loads(line)
         return answer
+
+    def _listen(self) -> None:
+        with suppress(OSError, ValueError):
+            for line in self._stdout:
+                self._answers.put(line)
+        self._answers.put(b"")
 
     def stop_if_hanging(self) -> None:
         since = self._waiting_since
@@ -107,6 +119,7 @@ class Process:
         except subprocess.TimeoutExpired:
             self.kill()
             code = self._popen.wait()
+        self._listener.join(5)
         for stream in (self._stdin, self._stdout):
             with suppress(OSError):
                 stream.close()

@@ -18,6 +18,7 @@ from twoviews.data.checking.scan_report import Alike, Conflict, Leaks, Nearness,
 from twoviews.data.checking.suggest import suggest, suggest_intensity, suggest_policy
 from twoviews.data.corpus import Rejected, sort_classes
 from twoviews.data.decoding.decode import Header
+from twoviews.data.decoding.intensity import in_words
 from twoviews.data.source import Grouped, Source, Spec, open_source
 from twoviews.narrate import Narrator, quiet
 
@@ -255,10 +256,10 @@ def _warnings(
     if misfits:
         which = count(misfits, "image has", "images have")
         texts.append(f"{which} not the {usual.channels} channels of the others: training leaves them out")
-    eight = sum(header.depth == EIGHT_BITS for header in headers)
-    if 0 < eight < len(headers):
-        which = f"{count(eight, 'image')} of 8 bits among {len(headers) - eight:,} of more"
-        texts.append(f"{which}: set data.intensity to take both")
+    others = sum(not usual.misfit(header) and header.depth != usual.depth for header in headers)
+    if others:
+        which = f"{count(others, 'image has', 'images have')} not {in_words(usual.depth)} as the others"
+        texts.append(f"{which}: training leaves them out, unless data.intensity takes both")
     if leaks is not None:
         found = len(leaks.exact) + len(leaks.near)
         if found:

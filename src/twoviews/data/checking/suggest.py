@@ -70,7 +70,11 @@ def suggest_intensity(depths: Counter[str], deep: Sequence[Deep]) -> Suggestion:
     """How values become 8 bits, by the depths of the images and what was measured on some of the deep ones."""
     if not deep:
         return Suggestion(EIGHT_BITS, "8 bits a channel, taken as they are")
-    depth = next(name for name, _ in depths.most_common() if name != EIGHT_BITS)
+    depth = max(depths, key=lambda name: (depths[name], name == EIGHT_BITS, name))  # as training decides
+    if depth == EIGHT_BITS:
+        most = f"{depths[depth]:,} of {depths.total():,} images have 8 bits a channel"
+        return Suggestion(EIGHT_BITS, f"{most}, taken as they are; training leaves out the others")
+    deep = [found for found in deep if found.pixels.dtype.name == depth] or deep
     low, high = min(found.low for found in deep), max(found.high for found in deep)
     told = f"{in_words(depth)} from {low:,.6g} to {high:,.6g}"
     white, black = (float(np.mean([getattr(found, end) for found in deep])) for end in ("white", "black"))

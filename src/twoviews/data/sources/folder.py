@@ -2,6 +2,7 @@
 
 import json
 import os
+import stat
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ SUFFIXES = frozenset((
     ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".gif", ".bmp", ".dib", ".tif",
     ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".avif", ".dcm", ".dicom",
 ))
+_STARTS = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 SPLIT_NAMES = frozenset((
     "train", "training", "val", "valid", "validation", "dev", "test", "testing", "unlabeled", "unlabelled",
 ))
@@ -82,6 +84,22 @@ def folder_labels(names: tuple[str, ...]) -> tuple[str | None, ...]:
     return tuple(sys.intern(p[0]) if len(p) > 1 else None for p in parts)
 
 
+def is_image_by_content(path: str | Path) -> bool:
+    """Whether a file whose name ends in no letters starts as an image: scanners write `IM0001` and `1.2.840`."""
+    path = Path(path)
+    suffix = path.suffix
+    if suffix and not suffix[1:].isdigit():
+        return False
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            return False
+        with path.open("rb") as file:
+            head = file.read(132)
+    except OSError:
+        return False
+    return head[128:] == b"DICM" or head.startswith(_STARTS) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP")
+
+
 def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
@@ -118,7 +136,7 @@ def _walk(root: Path, ignored: Counter[str]) -> Iterator[str]:
                     elif entry.path not in visited:
                         visited.add(entry.path)
                         pending.append((entry.path, f"{prefix}{name}/"))
-                elif (suffix := PurePath(name).suffix.lower()) not in SUFFIXES:
+                elif (suffix := PurePath(name).suffix.lower()) not in SUFFIXES and not is_image_by_content(entry.path):
                     ignored[suffix] += 1
                 elif entry.is_symlink():
                     file_links.append((f"{prefix}{name}", os.path.realpath(entry.path)))
