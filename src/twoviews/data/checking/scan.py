@@ -259,7 +259,7 @@ def _warnings(
     others = sum(not usual.misfit(header) and header.depth != usual.depth for header in headers)
     if others:
         which = f"{count(others, 'image has', 'images have')} not {in_words(usual.depth)} as the others"
-        texts.append(f"{which}: training leaves them out, unless data.intensity takes both")
+        texts.append(f"{which}: left out by training, unless data.intensity takes both")
     if leaks is not None:
         found = len(leaks.exact) + len(leaks.near)
         if found:
