@@ -7,7 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
+
+from twoviews.data.decoding.decode import OpenImage
 
 
 def random_image(seed: int, *, size: tuple[int, int] = (12, 10), mode: str = "RGB") -> Image.Image:
@@ -63,3 +66,18 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     home = tmp_path / "cache-home"
     monkeypatch.setenv("XDG_CACHE_HOME", str(home))
     return home / "twoviews"
+
+
+@pytest.fixture
+def samples() -> Callable[..., NDArray[Any]]:
+    """The samples of an image, held to what its header says of them."""
+
+    def read(raw: Any, **options: Any) -> NDArray[Any]:
+        with OpenImage(raw, **options) as image:
+            values = image.samples()
+            header = image.header
+            assert values.shape == (header.height, header.width, header.channels)
+            assert values.dtype.name == header.depth
+            return values
+
+    return read

@@ -5,6 +5,7 @@ import struct
 import threading
 import tracemalloc
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,12 @@ from PIL import Image
 from twoviews.data.corpus import Corpus, load_corpus
 from twoviews.data.decoding import decode as decode_module
 from twoviews.data.decoding import photo
-from twoviews.data.decoding.decode import OpenImage, Unreadable, decode
+from twoviews.data.decoding.decode import Unreadable, decode
 from twoviews.data.decoding.intensity import Intensity
 from twoviews.errors import DataError, UsageError
 from twoviews.narrate import Narrator
+
+Samples = Callable[..., NDArray[Any]]
 
 WHOLE = Intensity("uint16")
 RAMP = np.linspace(0, 65535, 6 * 8).astype(np.uint16).reshape(6, 8)
@@ -51,17 +54,8 @@ def tif(values: NDArray[Any], **options: Any) -> bytes:
     return stream.getvalue()
 
 
-def samples(raw: Any, **options: Any) -> NDArray[Any]:
-    with OpenImage(raw, **options) as image:
-        values = image.samples()
-        header = image.header
-        assert values.shape == (header.height, header.width, header.channels)
-        assert values.dtype.name == header.depth
-        return values
-
-
 @pytest.mark.parametrize("channels", [1, 3])
-def test_16_bit_png_keeps_every_bit(channels: int) -> None:
+def test_16_bit_png_keeps_every_bit(channels: int, samples: Samples) -> None:
     values = np.stack([np.roll(RAMP, c) for c in range(channels)], axis=2)
     data = png16(values)
     assert (samples(data) == values).all()
@@ -75,7 +69,7 @@ def test_a_16_bit_ramp_is_not_white() -> None:
 
 
 @pytest.mark.parametrize(("channels", "background"), [(2, "white"), (4, "white"), (4, "#800000")])
-def test_16_bit_transparency_lies_over_the_background(channels: int, background: str) -> None:
+def test_16_bit_transparency_lies_over_the_background(channels: int, background: str, samples: Samples) -> None:
     values = np.full((4, 4, channels), 20000, np.uint16)
     values[:2, :, -1], values[2:, :, -1] = 0, 65535
     found = samples(png16(values), background=background)
@@ -93,14 +87,14 @@ def test_a_16_bit_png_with_a_broken_checksum_is_refused(channels: int) -> None:
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
-def test_interlaced_16_bit_png(channels: int) -> None:
+def test_interlaced_16_bit_png(channels: int, samples: Samples) -> None:
     values = np.random.default_rng(0).integers(0, 65536, (13, 11, channels), dtype=np.uint16)
     np.testing.assert_array_equal(samples(png16(values, interlaced=True)), samples(png16(values)))
 
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("orientation", [1, 3, 6, 8])
-def test_16_bit_png_stands_upright(orientation: int, channels: int) -> None:
+def test_16_bit_png_stands_upright(orientation: int, channels: int, samples: Samples) -> None:
     values = np.random.default_rng(0).integers(0, 65536, (6, 8, channels), dtype=np.uint16)
     exif = Image.Exif()
     exif[0x0112] = orientation
@@ -109,7 +103,7 @@ def test_16_bit_png_stands_upright(orientation: int, channels: int) -> None:
     np.testing.assert_array_equal(samples(data), turned)
 
 
-def test_the_clear_colour_of_a_16_bit_png_lies_over_the_background() -> None:
+def test_the_clear_colour_of_a_16_bit_png_lies_over_the_background(samples: Samples) -> None:
     for channels, paper in ((1, 0.299 * 0x8080), (3, (0x8080, 0, 0))):
         values = np.full((4, 5, channels), 20000, np.uint16)
         values[0], values[1, :, 0] = 20001, 20001

@@ -3,6 +3,7 @@
 import io
 import struct
 import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from pydicom.uid import ExplicitVRLittleEndian, RLELossless, SecondaryCaptureIma
 from twoviews.data.corpus import load_corpus
 from twoviews.data.decoding.decode import OpenImage, Unreadable, decode
 from twoviews.data.decoding.intensity import Intensity
+
+Samples = Callable[..., NDArray[Any]]
 
 WHOLE = Intensity("uint16")
 
@@ -47,16 +50,7 @@ def dicom(values: NDArray[Any], *, kind: str = "MONOCHROME2", **facts: Any) -> b
     return stream.getvalue()
 
 
-def samples(raw: Any, **options: Any) -> NDArray[Any]:
-    with OpenImage(raw, **options) as image:
-        values = image.samples()
-        header = image.header
-        assert values.shape == (header.height, header.width, header.channels)
-        assert values.dtype.name == header.depth
-        return values
-
-
-def test_dicom_in_its_units_with_its_window() -> None:
+def test_dicom_in_its_units_with_its_window(samples: Samples) -> None:
     stored = np.arange(48, dtype=np.int16).reshape(6, 8) * 50
     facts = {"RescaleSlope": 2, "RescaleIntercept": -1024, "WindowCenter": [40, 50], "WindowWidth": [400, 500]}
     data = dicom(stored, **facts)
@@ -69,7 +63,7 @@ def test_dicom_in_its_units_with_its_window() -> None:
     np.testing.assert_allclose(shades[..., 0], expected, atol=0.51)
 
 
-def test_dicom_of_every_kind() -> None:
+def test_dicom_of_every_kind(samples: Samples) -> None:
     grey = np.arange(48, dtype=np.uint16).reshape(6, 8) * 90
     assert (samples(dicom(grey)) == grey[..., None]).all()
     byte = grey.astype(np.uint8)
@@ -121,7 +115,7 @@ def test_dicom_that_cannot_be_used_says_why(monkeypatch: pytest.MonkeyPatch) -> 
     ids=["16 bits", "12 bits", "signed", "rescaled", "8 bits"],
 )
 def test_a_picture_has_the_same_values_whichever_way_it_is_stored(
-    kind: Any, facts: dict[str, int], window: tuple[float, float]
+    kind: Any, facts: dict[str, int], window: tuple[float, float], samples: Samples
 ) -> None:
     bits = facts.get("BitsStored", 8 * np.dtype(kind).itemsize)
     low = -(1 << bits - 1) if np.dtype(kind).kind == "i" else 0
@@ -147,7 +141,7 @@ def test_colour_differences_become_rgb_once() -> None:
     np.testing.assert_allclose(found.astype(int), rgb.astype(int), atol=2)
 
 
-def test_of_many_frames_only_the_one_that_is_taken_is_decoded() -> None:
+def test_of_many_frames_only_the_one_that_is_taken_is_decoded(samples: Samples) -> None:
     frames = np.random.default_rng(0).integers(0, 4000, (40, 128, 128), dtype=np.uint16)
     plain = dicom(frames)
     packed = pydicom.dcmread(io.BytesIO(plain))

@@ -4,6 +4,7 @@ import gc
 import io
 import struct
 import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from twoviews.data.decoding import tiff, tiffpages
 from twoviews.data.decoding.decode import OpenImage, Unreadable, decode
 from twoviews.data.decoding.intensity import Intensity
 
+Samples = Callable[..., NDArray[Any]]
+
 CUBE = np.random.default_rng(0).integers(0, 5000, (13, 6, 8), dtype=np.uint16)
 
 
@@ -24,15 +27,6 @@ def tif(values: NDArray[Any], **options: Any) -> bytes:
     stream = io.BytesIO()
     tifffile.imwrite(stream, values, **options)
     return stream.getvalue()
-
-
-def samples(raw: Any, **options: Any) -> NDArray[Any]:
-    with OpenImage(raw, **options) as image:
-        values = image.samples()
-        header = image.header
-        assert values.shape == (header.height, header.width, header.channels)
-        assert values.dtype.name == header.depth
-        return values
 
 
 # name: (bytes, values as (H, W, C))
@@ -71,7 +65,7 @@ TIFFS: dict[str, tuple[bytes, NDArray[Any]]] = {
 
 
 @pytest.mark.parametrize("name", TIFFS)
-def test_tiff_values_arrive_as_they_are(name: str) -> None:
+def test_tiff_values_arrive_as_they_are(name: str, samples: Samples) -> None:
     data, expected = TIFFS[name]
     np.testing.assert_array_equal(samples(data), expected)
     low, high = float(expected.min()), float(expected.max())
@@ -79,7 +73,7 @@ def test_tiff_values_arrive_as_they_are(name: str) -> None:
     np.testing.assert_allclose(shades, (expected.astype(float) - low) * 255 / (high - low), atol=0.51)
 
 
-def test_pages_are_the_first_or_channels_and_it_is_said() -> None:
+def test_pages_are_the_first_or_channels_and_it_is_said(samples: Samples) -> None:
     data = tif(CUBE[:5])
     with OpenImage(data) as image:
         assert (image.header.channels, image.header.note) == (1, "the first of several pages")
@@ -88,7 +82,7 @@ def test_pages_are_the_first_or_channels_and_it_is_said() -> None:
     assert (samples(TIFFS["ImageJ channels"][0], pages="first") == CUBE[0][..., None]).all()
 
 
-def test_time_and_depth_are_taken_at_their_first_place() -> None:
+def test_time_and_depth_are_taken_at_their_first_place(samples: Samples) -> None:
     stack = np.random.default_rng(1).integers(0, 99, (2, 3, 4, 6, 8), dtype=np.uint16)
     data = tif(stack, imagej=True, metadata={"axes": "TZCYX"})
     with OpenImage(data) as image:
@@ -97,7 +91,7 @@ def test_time_and_depth_are_taken_at_their_first_place() -> None:
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_deep_tiffs_stand_upright(orientation: int) -> None:
+def test_deep_tiffs_stand_upright(orientation: int, samples: Samples) -> None:
     values = np.moveaxis(CUBE[:3], 0, 2)
     data = tif(values, photometric="rgb", extratags=[(274, 3, 1, orientation, True)])
     upright = {1: values, 2: values[:, ::-1], 3: values[::-1, ::-1], 4: values[::-1]}
@@ -121,7 +115,7 @@ def test_deep_tiffs_stand_upright(orientation: int) -> None:
     ],
     ids=["too many bands", "Lab", "cut short", "cut in the first page", "no pages"],
 )
-def test_tiffs_that_cannot_be_used_say_why(data: bytes, options: dict[str, str], reason: str) -> None:
+def test_tiffs_that_cannot_be_used_say_why(data: bytes, options: dict[str, str], reason: str, samples: Samples) -> None:
     with pytest.raises(Unreadable, match=reason) as caught, OpenImage(data, **options) as image:  # type: ignore[arg-type]
         image.samples()
     assert "\n" not in str(caught.value)
@@ -138,13 +132,13 @@ NEEDS = r"a TIFF of deep colour, bands or pages: it needs tifffile, pip install 
 
 @pytest.mark.parametrize("name", ["13 planes", "13 bands a pixel", "8-bit bands", "16-bit RGB", "signed", "float64"])
 @pytest.mark.usefixtures("bare")
-def test_without_tifffile_it_is_named(name: str) -> None:
+def test_without_tifffile_it_is_named(name: str, samples: Samples) -> None:
     with pytest.raises(Unreadable, match=NEEDS):
         samples(TIFFS[name][0])
 
 
 @pytest.mark.usefixtures("bare")
-def test_without_tifffile_pillow_does_what_it_can() -> None:
+def test_without_tifffile_pillow_does_what_it_can(samples: Samples) -> None:
     for name in ("16-bit grey", "32-bit integers", "float grey"):
         np.testing.assert_array_equal(samples(TIFFS[name][0]), TIFFS[name][1])
     for name in ("ImageJ channels", "OME channels"):
@@ -175,19 +169,19 @@ WIDE = (np.arange(48, dtype=np.uint32) + 2**31 - 24).reshape(6, 8)
     ],
     ids=["uint32", "int8", "white zero 16", "white zero 8", "white zero signed", "bits", "white zero bits"],
 )
-def test_every_kind_of_grey_in_every_way(data: bytes, expected: NDArray[Any], pages: str) -> None:
+def test_every_kind_of_grey_in_every_way(data: bytes, expected: NDArray[Any], pages: str, samples: Samples) -> None:
     found = samples(data, pages=pages)
     assert found.dtype == expected.dtype
     np.testing.assert_array_equal(found[..., 0], expected)
 
 
-def test_floats_with_white_zero_have_no_meaning() -> None:
+def test_floats_with_white_zero_have_no_meaning(samples: Samples) -> None:
     with pytest.raises(Unreadable, match="white is zero has no agreed meaning"):
         samples(tif(CUBE[0] / np.float32(3), photometric="miniswhite"))
 
 
 @pytest.mark.parametrize("photometric", ["rgb", "minisblack", "miniswhite"])
-def test_alpha_that_is_multiplied_in_already_is_not_multiplied_again(photometric: str) -> None:
+def test_alpha_that_is_multiplied_in_already_is_not_multiplied_again(photometric: str, samples: Samples) -> None:
     colours = 3 if photometric == "rgb" else 1
     plain = np.full((4, 5, colours + 1), 40000, np.uint16)
     plain[..., -1] = np.array([0, 13107, 32768, 52428, 65535])
@@ -207,7 +201,7 @@ def tagged(values: NDArray[Any], text: str, **options: Any) -> bytes:
     return tif(values, extratags=[(42113, 2, 0, text, True)], **options)
 
 
-def test_what_is_missing_is_nan() -> None:
+def test_what_is_missing_is_nan(samples: Samples) -> None:
     values = CUBE[:3].astype(np.uint16) + 1
     values[:, 0, :3] = 0
     for data, plain in (
@@ -233,11 +227,11 @@ def test_what_is_missing_is_nan() -> None:
 
 
 @pytest.mark.parametrize("text", ["-9999", "70000", "1.5", "nan", "none"])
-def test_what_no_value_can_be_is_not_missing(text: str) -> None:
+def test_what_no_value_can_be_is_not_missing(text: str, samples: Samples) -> None:
     np.testing.assert_array_equal(samples(tagged(CUBE[0], text)), CUBE[0][..., None])
 
 
-def test_missing_bytes_are_black() -> None:
+def test_missing_bytes_are_black(samples: Samples) -> None:
     colours = np.stack([BYTES] * 3, axis=2)
     colours[0], colours[1, :, 0] = 255, 255
     found = samples(tagged(colours, "255", photometric="rgb"))
@@ -267,7 +261,7 @@ OWN = entry("a.tif", channel=0, page=0, uuid="urn:uuid:a")
 
 @pytest.mark.parametrize("kept", ["file", "bytes"])
 @pytest.mark.parametrize("name", ["../other.tif", "other.tif"])
-def test_ome_opens_no_other_file(tmp_path: Path, name: str, kept: str) -> None:
+def test_ome_opens_no_other_file(tmp_path: Path, name: str, kept: str, samples: Samples) -> None:
     (tmp_path / "in").mkdir()
     data = ome(OWN + entry(name, channel=1, page=0), root='UUID="urn:uuid:a"')
     for folder in (tmp_path, tmp_path / "in"):
@@ -295,13 +289,13 @@ def test_ome_opens_no_other_file(tmp_path: Path, name: str, kept: str) -> None:
     ],
     ids=["lost", "endless", "endless entry", "one page", "broken", "companion", "climbs", "half"],
 )
-def test_ome_that_cannot_be_used_says_why(data: bytes, reason: str) -> None:
+def test_ome_that_cannot_be_used_says_why(data: bytes, reason: str, samples: Samples) -> None:
     with pytest.raises(Unreadable, match=reason):
         samples(data)
 
 
 @pytest.mark.parametrize("kept", ["file", "bytes"])
-def test_ome_that_names_itself_is_read_under_any_name(tmp_path: Path, kept: str) -> None:
+def test_ome_that_names_itself_is_read_under_any_name(tmp_path: Path, kept: str, samples: Samples) -> None:
     entries = entry("was.tif", channel=0, page=1) + entry("was.tif", channel=1, page=0)
     for data in (ome(entries), ome(entries, root='UUID="urn:uuid:b"')):
         path = tmp_path / "is.tif"
@@ -315,7 +309,9 @@ VIRTUAL = {"imagej": True, "metadata": {"axes": "CYX"}}
 
 @pytest.mark.parametrize("pages", ["auto", "channels"])
 @pytest.mark.parametrize("options", [{}, {"truncate": True}, {"compression": "zlib"}], ids=["pages", "one", "zlib"])
-def test_a_stack_that_is_cut_short_has_not_fewer_channels(options: dict[str, Any], pages: str) -> None:
+def test_a_stack_that_is_cut_short_has_not_fewer_channels(
+    options: dict[str, Any], pages: str, samples: Samples
+) -> None:
     if "compression" in options:
         data = tif(
             CUBE[:3],
@@ -332,14 +328,14 @@ def test_a_stack_that_is_cut_short_has_not_fewer_channels(options: dict[str, Any
         samples(data, pages=pages)
 
 
-def test_a_plain_stack_that_is_cut_short_has_not_fewer_channels() -> None:
+def test_a_plain_stack_that_is_cut_short_has_not_fewer_channels(samples: Samples) -> None:
     data = tif(CUBE[:5], metadata=None, contiguous=False)
     with pytest.raises(Unreadable, match=r"a TIFF that is cut short: its page \d is not in the file"):
         samples(data[: len(data) * 3 // 4], pages="channels")
     assert samples(data, pages="channels").shape == (6, 8, 5)
 
 
-def test_pages_in_a_circle_end() -> None:
+def test_pages_in_a_circle_end(samples: Samples) -> None:
     data = bytearray(tif(CUBE[0], metadata=None))
     (start,) = struct.unpack_from("<L", data, 4)
     (count,) = struct.unpack_from("<H", data, start)
@@ -349,7 +345,7 @@ def test_pages_in_a_circle_end() -> None:
 
 
 @pytest.mark.parametrize("options", [{"imagej": True}, {"ome": True}, {"ome": True, "compression": "zlib"}])
-def test_of_a_hyperstack_only_its_first_place_is_decoded(options: dict[str, Any]) -> None:
+def test_of_a_hyperstack_only_its_first_place_is_decoded(options: dict[str, Any], samples: Samples) -> None:
     stack = np.random.default_rng(0).integers(0, 4000, (20, 3, 2, 64, 64), dtype=np.uint16)
     data = tif(stack, metadata={"axes": "TZCYX"}, **options)
     samples(data)
@@ -361,14 +357,14 @@ def test_of_a_hyperstack_only_its_first_place_is_decoded(options: dict[str, Any]
     assert peak < stack.nbytes / 2
 
 
-def test_too_many_values_are_refused_before_they_are_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_many_values_are_refused_before_they_are_decoded(monkeypatch: pytest.MonkeyPatch, samples: Samples) -> None:
     monkeypatch.setattr(tiffpages, "MAX_VALUES", 200)
     with pytest.raises(Unreadable, match=r"5 TIFF pages of shape \(6, 8\): too many values"):
         OpenImage(TIFFS["ImageJ channels"][0])
     assert samples(TIFFS["ImageJ channels"][0], pages="first").shape == (6, 8, 1)
 
 
-def test_a_codec_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_codec_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch, samples: Samples) -> None:
     stream = io.BytesIO()
     Image.new("RGB", (9, 9)).save(stream, "TIFF", compression="tiff_lzw")
     assert samples(stream.getvalue()).shape == (9, 9, 3)  # Pillow can
@@ -381,7 +377,9 @@ def _without_codecs(*_: Any, **__: Any) -> None:
     raise ValueError("<COMPRESSION.LZW: 5> requires the 'imagecodecs' package")
 
 
-def test_files_are_closed_and_nothing_is_printed(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_files_are_closed_and_nothing_is_printed(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], samples: Samples
+) -> None:
     crowded = tif(np.zeros((4, 5, 9), np.uint8), photometric="minisblack", planarconfig="contig")
     cut = TIFFS["ImageJ channels"][0][:500]
     for index, data in enumerate([crowded, cut, *(data for data, _ in TIFFS.values())]):
