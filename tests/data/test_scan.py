@@ -343,7 +343,9 @@ class TestIntensity:
         words = (
             "1 image has not 16 bits a channel as the others: left out by training, unless data.intensity takes both"
         )
-        assert words in scan(tmp_path).warnings
+        report = scan(tmp_path)
+        assert words in report.warnings
+        assert report.verdict().startswith("4 images can be used; 1 is of other channels or depth")
 
 
 def test_bands() -> None:

@@ -115,6 +115,7 @@ def _report(found: Findings, *, leaks: Leaks | None, nearness: Nearness | None) 
         images_per_second=len(source) / max(found.seconds, 1e-9),
         suggestions=suggestions,
         warnings=tuple(_warnings(len(rows), rejected, classes, headers, conflicts, misnamed, leaks)),
+        unlike=sum(_unlike(headers)),
     )
 
 
@@ -252,11 +253,10 @@ def _warnings(
     if misnamed:
         texts.append(f"{count(len(misnamed), 'file is', 'files are')} of another format than the name says")
     usual = choose_form(headers, Storage())
-    misfits = sum(bool(usual.misfit(header)) for header in headers)
+    misfits, others = _unlike(headers)
     if misfits:
         which = count(misfits, "image has", "images have")
         texts.append(f"{which} not the {usual.channels} channels of the others: training leaves them out")
-    others = sum(not usual.misfit(header) and header.depth != usual.depth for header in headers)
     if others:
         which = f"{count(others, 'image has', 'images have')} not {in_words(usual.depth)} as the others"
         texts.append(f"{which}: left out by training, unless data.intensity takes both")
@@ -268,6 +268,13 @@ def _warnings(
         if leaks.groups:
             texts.append(f"{count(len(leaks.groups), 'group is', 'groups are')} in both, such as {leaks.groups[0]!r}")
     return texts
+
+
+def _unlike(headers: Sequence[Header]) -> tuple[int, int]:
+    """How many images training leaves out by itself: for their channels, and for their depth."""
+    usual = choose_form(headers, Storage())
+    fitting = [header for header in headers if not usual.misfit(header)]
+    return len(headers) - len(fitting), sum(header.depth != usual.depth for header in fitting)
 
 
 def _class_warnings(classes: dict[str, int]) -> list[str]:

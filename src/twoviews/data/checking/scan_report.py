@@ -97,6 +97,8 @@ class ScanReport:
     images_per_second: float
     suggestions: dict[str, Suggestion]
     warnings: tuple[str, ...]
+    unlike: int = 0
+    """Readable images that training leaves out, as their channels or depth are not those of the others."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain dicts, lists, numbers and text, for JSON; with `verdict`, the sentence to begin with."""
@@ -104,7 +106,9 @@ class ScanReport:
 
     def verdict(self) -> str:
         """What matters most, in one sentence."""
-        parts = [f"{count(self.images, 'image')} can be used"]
+        parts = [f"{count(self.images - self.unlike, 'image')} can be used"]
+        if self.unlike:
+            parts.append(f"{count(self.unlike, 'is', 'are')} of other channels or depth")
         if self.rejected:
             parts.append(f"{count(len(self.rejected), 'file')} cannot be read")
         if self.leaks is not None:
