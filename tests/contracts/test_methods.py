@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from twoviews.methods import METHODS, Method, Projections, Step, build_method
+from twoviews.methods import METHODS, Method, Pool, Projections, Step, build_method
 from twoviews.training.large_batch import Accumulated, accumulate_gradients
 
 FEATURES = 16
@@ -32,7 +32,8 @@ class Small(nn.Module):
 
 def make(name: str, *, seed: int = 0) -> Method:
     torch.manual_seed(seed)
-    return build_method(name, Small().double(), options={}).double()
+    options = {key: value for key, (value, _) in METHODS[name].suited({}, Pool(64, labelled=64, classes=3)).items()}
+    return build_method(name, Small().double(), options=options).double()
 
 
 def views_of(method: Method, *, count: int = 24, seed: int = 1) -> list[Tensor]:
@@ -111,11 +112,12 @@ def test_the_loss_falls(name: str) -> None:
     views = views_of(method, count=64)
     optimizer = torch.optim.AdamW([p for p in method.parameters() if p.requires_grad], lr=3e-3)
     losses = []
-    for step in range(25):
+    # Without `after_step`: queues and momentum networks stand still, so that what the optimiser does is seen alone, and a
+    # queue is not filled with the same samples again.
+    for _ in range(25):
         optimizer.zero_grad()
         done = accumulate(method, views, bn_group=64)
         optimizer.step()
-        method.after_step(done.projections, (step + 1) / 25)
         losses.append(done.step.loss.item())
     assert losses[-1] < 0.8 * losses[0]
 
@@ -148,13 +150,18 @@ def test_compare_knows_no_order_of_samples(name: str) -> None:
     assert compare(method, moved).loss.item() == pytest.approx(compare(method, projections).loss.item(), rel=1e-12)
 
 
-def test_chance_is_the_loss_of_equal_projections(name: str) -> None:
+def test_chance_is_the_loss_of_unrelated_projections(name: str) -> None:
     method = make(name)
     chance = method.chance_loss(24)
     if chance is None:
         return
-    equal = {key: torch.ones_like(tensor) for key, tensor in outputs(method, views_of(method)).items()}
-    assert compare(method, equal).loss.item() == pytest.approx(chance, rel=1e-9)
+    # Small, so that what is no direction but a logit says nothing either.
+    unrelated = {
+        key: 1e-3 * torch.randn(tensor.shape, dtype=tensor.dtype, generator=torch.Generator().manual_seed(seed))
+        for seed, (key, tensor) in enumerate(outputs(method, views_of(method)).items())
+    }
+    # Directions of finitely many dimensions are not quite orthogonal.
+    assert compare(method, unrelated).loss.item() == pytest.approx(chance, rel=0.15, abs=0.1)
 
 
 def test_the_seed_decides_everything(name: str) -> None:

@@ -18,10 +18,9 @@ from twoviews.data.cache import available_memory
 from twoviews.data.corpus import Corpus
 from twoviews.data.loading import fetch
 from twoviews.errors import ResourceError, out_of_memory
-from twoviews.jobs.prepare import Job
+from twoviews.jobs.prepare import Job, optimizer_of
 from twoviews.narrate import Narrator
 from twoviews.training.loop import Evaluator, train_step
-from twoviews.training.optim import build_optimizer, parameter_groups
 
 PART_OF_MEMORY = 0.8
 """Of what is free, for weights, gradients and graphs; the rest is for what kernels and loss need in passing."""
@@ -139,8 +138,7 @@ def peak_memory_gb(compute: Compute) -> float:
 def _rehearsal(job: Job, corpus: Corpus) -> tuple[nn.Module, Callable[[int], object]]:
     """A copy of the model, and a function that trains it for a step."""
     method = copy.deepcopy(job.method)
-    groups = parameter_groups(method, weight_decay=job.config.optim.weight_decay)
-    optimizer = build_optimizer(groups, name=job.config.optim.name, momentum=job.config.optim.momentum)
+    optimizer = optimizer_of(job.config, method)
     forward: nn.Module = torch.compile(method) if job.plan.compile else method  # type: ignore[assignment]
     method.train()
     plan = replace(job.plan, steps=10**6)

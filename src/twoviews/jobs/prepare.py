@@ -246,9 +246,7 @@ def assemble(config: Recipe, corpus: Corpus, *, encoder: nn.Module | None, narra
     lr = scaled_lr(optim.lr, batch_size=batch, reference=optim.lr_batch, scaling=optim.lr_scaling)
     if optim.lr_scaling != "none":
         narrator.chose("lr", round(lr, 6), f"{optim.lr} x {optim.lr_scaling} scaling of {batch}/{optim.lr_batch}")
-    optimizer = build_optimizer(
-        parameter_groups(method, weight_decay=optim.weight_decay), name=optim.name, momentum=optim.momentum
-    )
+    optimizer = optimizer_of(config, method)
     plan = Plan(
         steps=1,
         batch_size=batch,
@@ -283,6 +281,13 @@ def evaluators_of(config: Recipe, corpus: Corpus, labelled: Corpus | None, job: 
             )
         )
     return evaluators
+
+
+def optimizer_of(config: Recipe, method: nn.Module) -> torch.optim.Optimizer:
+    """The configuration's optimiser over the parameters that are trained."""
+    optim = config.optim
+    groups = parameter_groups(method, weight_decay=optim.weight_decay)
+    return build_optimizer(groups, name=optim.name, momentum=optim.momentum, eps=optim.eps)
 
 
 def required(value: int | str | None) -> int:

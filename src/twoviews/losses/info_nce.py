@@ -5,7 +5,8 @@ Shapes: N pairs, K queued rows, D dimensions.
 
 Sources: van den Oord et al. 2018, "Representation Learning with Contrastive Predictive Coding", eq. 4; both ways as
 in the Keras example "Semi-supervised image classification using contrastive pretraining with SimCLR" and CLIP; queue:
-He et al. 2020, "Momentum Contrast for Unsupervised Visual Representation Learning", eq. 1.
+He et al. 2020, "Momentum Contrast for Unsupervised Visual Representation Learning", eq. 1; keys of the batch: Chen et
+al. 2021, "An Empirical Study of Training Self-Supervised Vision Transformers" (MoCo v3), section 3.
 """
 
 import torch
@@ -38,6 +39,30 @@ def info_nce_with_accuracy(z_a: Tensor, z_b: Tensor, *, temperature: float) -> t
         loss = cross_entropy(positive, torch.cat([found.rows, found.columns]))
         largest = torch.cat([found.row_top, found.column_top])
         return loss, accuracy(positive, largest, temperature=temperature)
+
+
+def key_info_nce(query: Tensor, key: Tensor, *, temperature: float) -> Tensor:
+    """Mean over N queries of -log softmax of the query's own key among the N keys of the batch.
+
+    `query`, `key`: (N, D), normalised here; one direction of `info_nce`. Keys usually carry no gradient, and then cost
+    none. Returns a scalar; ln N is chance. Raises `ValueError` for shapes that do not match or a temperature that is
+    not positive.
+
+    >>> z = torch.eye(4)
+    >>> key_info_nce(z, z, temperature=0.1).item() < 0.001
+    True
+    """
+    return key_info_nce_with_accuracy(query, key, temperature=temperature)[0]
+
+
+def key_info_nce_with_accuracy(query: Tensor, key: Tensor, *, temperature: float) -> tuple[Tensor, Tensor]:
+    """`key_info_nce`, and from the same pass the part of the queries whose own key is the most similar."""
+    check_pairs(query, key, temperature=temperature, names="query and key")
+    with full_precision(query):
+        q, k = unit_rows(query), unit_rows(key)
+        positive = (q * k).sum(1) / temperature
+        found = log_sum_exp_between(q, k, temperature=temperature, without=(0,), columns=False)
+        return cross_entropy(positive, found.rows), accuracy(positive, found.row_top, temperature=temperature)
 
 
 def queue_info_nce(query: Tensor, key: Tensor, queue: Tensor, *, temperature: float) -> Tensor:

@@ -17,15 +17,25 @@ def full_precision(z: Tensor) -> Iterator[None]:
         yield
 
 
+def in_float32(z: Tensor) -> Tensor:
+    """As it is in float32 or float64, else as float32."""
+    return z if z.dtype in (torch.float32, torch.float64) else z.float()
+
+
 def unit_rows(z: Tensor) -> Tensor:
     """Rows of length 1, in float32 or float64."""
-    return F.normalize(z if z.dtype in (torch.float32, torch.float64) else z.float(), dim=1)
+    return F.normalize(in_float32(z), dim=1)
+
+
+def check_shapes(z_a: Tensor, z_b: Tensor, *, at_least: int = 1, names: str = "z_a and z_b") -> None:
+    """Raises `ValueError` for shapes that do not match or too few pairs."""
+    if z_a.shape != z_b.shape or z_a.ndim != 2 or len(z_a) < at_least:
+        raise ValueError(f"{names} must both be (N, D), N >= {at_least}; got {tuple(z_a.shape)} and {tuple(z_b.shape)}")
 
 
 def check_pairs(z_a: Tensor, z_b: Tensor, *, temperature: float, at_least: int = 1, names: str = "z_a and z_b") -> None:
     """Raises `ValueError` for shapes that do not match, too few pairs, or a temperature that is not positive."""
-    if z_a.shape != z_b.shape or z_a.ndim != 2 or len(z_a) < at_least:
-        raise ValueError(f"{names} must both be (N, D), N >= {at_least}; got {tuple(z_a.shape)} and {tuple(z_b.shape)}")
+    check_shapes(z_a, z_b, at_least=at_least, names=names)
     if not temperature > 0:
         raise ValueError(f"temperature must be positive, got {temperature}")
 

@@ -8,12 +8,56 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from torch import nn
 
 from twoviews.errors import UsageError, unknown_name
-from twoviews.methods.method import Method, Projections, Step
+from twoviews.methods.barlow_twins import BarlowTwins
+from twoviews.methods.byol import BYOL
+from twoviews.methods.dcl import DCL
+from twoviews.methods.fast_siam import FastSiam
+from twoviews.methods.method import Method, Pool, Projections, Step
+from twoviews.methods.moco import MoCo
+from twoviews.methods.moco_v3 import MoCoV3
+from twoviews.methods.nce import NCE
 from twoviews.methods.simclr import SimCLR
+from twoviews.methods.simsiam import SimSiam
+from twoviews.methods.sup_con import SupCon
+from twoviews.methods.supervised import Supervised
+from twoviews.methods.vicreg import VICReg
 
-METHODS: dict[str, type[Method]] = {"simclr": SimCLR}
+METHODS: dict[str, type[Method]] = {
+    "simclr": SimCLR,
+    "dcl": DCL,
+    "nce": NCE,
+    "moco": MoCo,
+    "moco_v3": MoCoV3,
+    "byol": BYOL,
+    "simsiam": SimSiam,
+    "fast_siam": FastSiam,
+    "barlow_twins": BarlowTwins,
+    "vicreg": VICReg,
+    "sup_con": SupCon,
+    "supervised": Supervised,
+}
 
-__all__ = ["METHODS", "Method", "Projections", "SimCLR", "Step", "build_method", "method_options"]
+__all__ = [
+    "BYOL",
+    "DCL",
+    "METHODS",
+    "NCE",
+    "BarlowTwins",
+    "FastSiam",
+    "Method",
+    "MoCo",
+    "MoCoV3",
+    "Pool",
+    "Projections",
+    "SimCLR",
+    "SimSiam",
+    "Step",
+    "SupCon",
+    "Supervised",
+    "VICReg",
+    "build_method",
+    "method_options",
+]
 
 
 def method_options(name: str) -> dict[str, Any]:

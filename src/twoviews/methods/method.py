@@ -7,6 +7,7 @@ without the method knowing: `project` and `targets` see some samples, `compare` 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -22,16 +23,32 @@ class Step:
     metrics: Mapping[str, Tensor] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Pool:
+    """What a method may know of the data before training: numbers of samples, of labelled ones, and of classes."""
+
+    samples: int
+    labelled: int = 0
+    classes: int = 0
+
+
 class Method(nn.Module, ABC):
     """A self-supervised method around an encoder.
 
     `encoder` maps a view batch to `h` (B, num_features), which is all that is kept after training. `n_views` is
-    the number of views of each sample that `project` receives. Labels reach only methods with `uses_labels`.
+    the number of views of each sample that `project` receives, all of one size; `takes_crops`: it receives local
+    crops, which may be smaller, after them where there are any. Labels reach only methods with `uses_labels`.
     """
 
     encoder: nn.Module
     n_views: int = 2
+    takes_crops: bool = False
     uses_labels: bool = False
+
+    @classmethod
+    def suited(cls, options: Mapping[str, Any], pool: Pool) -> Mapping[str, tuple[Any, str]]:
+        """Options that the data decides, each with the reason in words. Raises `UsageError` for unfit data."""
+        return {}
 
     @abstractmethod
     def project(self, views: Sequence[Tensor]) -> Projections:

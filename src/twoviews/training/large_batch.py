@@ -64,7 +64,7 @@ def accumulate_gradients(
     >>> done = accumulate_gradients(
     ...     method, lambda rows: [v[rows] for v in views], count=8, bn_group=4, micro_batch=4
     ... )
-    >>> done.step.loss.ndim, done.projections["a"].shape
+    >>> done.step.loss.ndim, done.projections["z0"].shape
     (0, torch.Size([8, 128]))
     """
     kept = count if micro_batch is None else min(micro_batch, count)

@@ -83,14 +83,21 @@ def parameter_groups(module: nn.Module, *, weight_decay: float, lr_ratio: float 
     return [group for group in groups if group["params"]]
 
 
-def build_optimizer(groups: list[dict[str, Any]], *, name: str, momentum: float = 0.9) -> torch.optim.Optimizer:
-    """`adamw`, `sgd` or `lars` over `parameter_groups`; the rate is set by the schedule before each step."""
+def build_optimizer(
+    groups: list[dict[str, Any]], *, name: str, momentum: float = 0.9, eps: float = 1e-8
+) -> torch.optim.Optimizer:
+    """`adamw`, `adam`, `sgd` or `lars` over `parameter_groups`; the rate is set by the schedule before each step.
+
+    `momentum`: Adam's first beta too. `eps`: Adam's. `adam` adds weight decay to the gradient, `adamw` takes it off the
+    weights.
+    """
     if name == "lars":
         return LARS(groups, lr=0.0, momentum=momentum)
     plain = [{key: value for key, value in group.items() if key != "adapt"} for group in groups]
     if name == "sgd":
         return torch.optim.SGD(plain, lr=0.0, momentum=momentum)
-    return torch.optim.AdamW(plain, lr=0.0, betas=(momentum, 0.999))
+    kind = torch.optim.Adam if name == "adam" else torch.optim.AdamW
+    return kind(plain, lr=0.0, betas=(momentum, 0.999), eps=eps)
 
 
 def scaled_lr(lr: float, *, batch_size: int, reference: int, scaling: str) -> float:
