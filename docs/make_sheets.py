@@ -2,9 +2,9 @@
 
     python docs/make_sheets.py
 
-Six pictures a preset, each with seven views as training would see them, at one seed. The pictures come with
-scikit-learn (two photographs, and handwritten digits) or are made here: a landscape of eight bands. Nothing is
-downloaded.
+Six pictures a preset, and for multi-crop, each with seven views as training would see them, at one seed. The pictures
+come with scikit-learn (two photographs, and handwritten digits) or are made here: a landscape of eight bands. Nothing
+is downloaded.
 """
 
 import argparse
@@ -19,6 +19,7 @@ from scipy.ndimage import zoom
 from scipy.spatial import cKDTree
 from sklearn.datasets import load_digits, load_sample_images
 
+from twoviews.views.multicrop import MultiCrop
 from twoviews.views.ops import Part
 from twoviews.views.policies import Views, find_policy
 from twoviews.views.sheet import contact_sheet
@@ -138,10 +139,17 @@ SHEETS: tuple[tuple[str, Callable[[int], NDArray[np.uint8]], int, int], ...] = (
     ("digits", digits, 8, 8),
     ("simclr-small", photographs, 32, 32),
     ("weak", photographs, 80, 64),
+    ("byol", photographs, 80, 64),
+    ("keras-strong", photographs, 80, 64),
 )
 
 
-def draw(preset: str, values: NDArray[np.uint8], *, image_size: int) -> Image.Image:
+def views_of(preset: str, *, image_size: int) -> Views:
+    """The preset's own views, normalised to [-1, 1]."""
+    return Views(find_policy(preset), image_size=image_size, mean=(0.5,), std=(0.5,))
+
+
+def draw(views: Views | MultiCrop, values: NDArray[np.uint8]) -> Image.Image:
     """The sheet that `twoviews views` would write of these pictures, in fewer colours, so that the file is small."""
     count, height, width, _ = values.shape
     batch = Part(
@@ -149,11 +157,16 @@ def draw(preset: str, values: NDArray[np.uint8], *, image_size: int) -> Image.Im
         sizes=torch.tensor([[width, height]] * count),
         samples=torch.arange(count),
     )
-    views = Views(find_policy(preset), image_size=image_size, mean=(0.5,), std=(0.5,))
     sheet = contact_sheet(batch, views, seed=0, columns=8, rows=6)
     # 64 levels a channel look the same, and a palette of 256 colours would not; black and white stay what they are.
     levels = Image.fromarray(((np.asarray(sheet).astype(np.int64) + 2) // 4 * 4).clip(max=255).astype(np.uint8))
     return levels.convert("L") if values.shape[3] == 1 else levels
+
+
+def save(sheet: Image.Image, path: Path) -> None:
+    """Write the sheet and say how large it is."""
+    sheet.save(path, optimize=True)
+    print(f"{path}  {path.stat().st_size / 1000:.0f} kB")
 
 
 def main() -> None:
@@ -164,9 +177,9 @@ def main() -> None:
     out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
     for preset, pictures, stored, image_size in SHEETS:
-        path = out / f"views-{preset}.png"
-        draw(preset, pictures(stored), image_size=image_size).save(path, optimize=True)
-        print(f"{path}  {path.stat().st_size / 1000:.0f} kB")
+        save(draw(views_of(preset, image_size=image_size), pictures(stored)), out / f"views-{preset}.png")
+    crops = MultiCrop(views_of("photo", image_size=64), global_views=2, local_views=5, local_size=32)
+    save(draw(crops, photographs(80)), out / "views-multi-crop.png")
 
 
 if __name__ == "__main__":

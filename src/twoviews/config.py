@@ -91,13 +91,16 @@ class MethodOptions(BaseModel):
 class Optim(Section):
     """Optimiser and schedule; the schedule is a pure function of the step."""
 
-    name: Literal["adamw", "sgd", "lars"] = "adamw"
+    name: Literal["adamw", "adam", "sgd", "lars"] = "adamw"
     lr: Positive = 1e-3
     """Peak learning rate at `lr_batch` samples."""
     lr_scaling: Literal["none", "linear", "sqrt"] = "none"
     lr_batch: Count = 256
     weight_decay: NonNegative = 1e-4
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """Adam's first beta too."""
+    eps: Positive = 1e-8
+    """Adam's."""
     warmup: Fraction = 0.1
     """Part of all steps with a linearly rising rate."""
     schedule: Literal["cosine", "constant"] = "cosine"
@@ -140,6 +143,11 @@ class Evaluate(Section):
 
     policy: str = "auto"
     """Augmentation of fine-tuning and of the supervised baseline, alike."""
+    validation: Fraction | None = None
+    """Part of train that is held out for validation where no --val is given, stratified; 0: nothing, so that nothing is
+    selected. A fifth, at most 5,000, by default."""
+    split_seed: Annotated[int, Field(ge=0)] = 0
+    """Decides which samples of train those are."""
     knn_k: Count = 20
     knn_temperature: Positive = 0.07
     penalties: Annotated[tuple[Positive, ...], Field(min_length=1)] = (0.03, 0.3, 3.0, 30.0, 300.0)
@@ -147,15 +155,34 @@ class Evaluate(Section):
     serves every budget (1 / (2 C) in scikit-learn's terms)."""
     fixed_penalty: Positive = 0.3
     """Used below 5 labels a class, where nothing is selected."""
+    linear_epochs: Count = 5
+    """Of the arm `linear-adam`, a softmax layer on the features as they are: passes over the labelled samples."""
+    linear_batch: Count = 128
+    linear_lr: Positive = 1e-3
     lrs: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1e-3, 2e-3, 5e-3)
     """Peak learning rates that both trained arms choose from on validation."""
     fixed_lr: Positive = 2e-3
     encoder_lr_ratio: Fraction = 0.3
     """Fine-tuning: the encoder's rate as a part of the head's."""
+    optimizer: Literal["adamw", "adam"] = "adamw"
+    """Of both trained arms. `adam` adds weight decay to the gradient: with weight_decay = 0 it is the classic one."""
+    eps: Positive = 1e-8
+    """Adam's, in the trained arms and in `linear-adam`; Keras has 1e-7."""
     weight_decay: NonNegative = 5e-2
+    schedule: Literal["cosine", "constant"] = "cosine"
+    warmup: Fraction = 0.1
+    """Part of all updates with a linearly rising rate."""
+    head: Literal["probe", "zeros", "glorot"] = "probe"
+    """How fine-tuning's linear layer begins: fitted to the frozen features, at zero, or with Glorot's uniform draws. The
+    baseline's begins at zero, or with Glorot's draws too."""
     updates: Count = 300
     """Maximum number of updates of one fine-tuning or supervised training."""
+    epochs: Count | None = None
+    """Their length in passes over the labelled subset, in place of `updates`; fewer samples than batch_size are one
+    batch."""
     batch_size: Annotated[int, Field(ge=2)] = 64
+    curves: Count = 10
+    """Points of their curves. At the largest budget, seed 0, each point has the validation accuracy too."""
     all_limit: Count = 5000
     """With more labelled samples than this, "all" runs the arms on cached features only."""
 

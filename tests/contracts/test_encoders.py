@@ -70,7 +70,7 @@ def test_contract(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", [*sorted(set(ENCODERS) - HEAVY - {"resnet18"}), "torchvision:resnet18"])
 def test_one_channel_and_a_saved_copy(name: str, tmp_path: Path) -> None:
-    side = 16
+    side = 32 if name == "convnet_strided" else 16
     encoder = trained(build_encoder(name, image_size=side, channels=1))
     save_encoder(encoder, tmp_path, preprocessing={"mean": [0.5], "std": [0.5]})
     with torch.no_grad():
@@ -92,6 +92,8 @@ def test_one_channel_and_a_saved_copy(name: str, tmp_path: Path) -> None:
         ("resnet_mini", 32, 256),
         ("resnet_mini", 96, 256),
         ("convnet_tiny", 28, 256),
+        ("convnet_strided", 31, 128),
+        ("convnet_strided", 96, 128),
         ("torchvision:vit_b_16", 32, 768),
     ],
 )
@@ -116,6 +118,8 @@ def test_sizes(name: str, side: int, features: int) -> None:
         ("convnet_tiny", 28, "auto", "standard"),
         ("resnet_mini", 64, "auto", "small"),
         ("resnet_mini", 96, "auto", "standard"),
+        ("convnet_strided", 32, "auto", "standard"),
+        ("convnet_strided", 96, "standard", "standard"),
     ],
 )
 def test_stem_choice(name: str, side: int, stem: str, expected: str) -> None:
@@ -150,6 +154,36 @@ def test_small_stems_of_other_families() -> None:
     assert build_encoder("resnet10t", image_size=32).body.conv1[0].stride == (1, 1)
 
 
+def test_the_reason_for_a_stem_that_has_no_small_form() -> None:
+    assert stem_choice("convnet_strided", 32) == ("standard", "convnet_strided has no form for small images")
+    assert stem_choice("convnet_strided", 96) == ("standard", "images of 96 px")
+
+
+def test_the_strided_network_is_keras_own() -> None:
+    torch.manual_seed(0)
+    body = build_encoder("convnet_strided", image_size=96).body
+    # Four convolutions of width 128, a map of 5 x 5 flattened, a linear layer; no normalisation, nothing to remember.
+    convolutions = (3 * 9 + 1) * 128 + 3 * (128 * 9 + 1) * 128
+    assert sum(p.numel() for p in body.parameters()) == convolutions + (128 * 25 + 1) * 128
+    assert list(body.buffers()) == []
+    features = body(images(96))
+    assert features.min() == 0
+    assert features.max() > 0
+    sized = [part for part in body.modules() if isinstance(part, nn.Conv2d | nn.Linear)]
+    for part in sized:
+        fan_in, fan_out = part.weight[0].numel(), part.weight[:, 0].numel()
+        bound = (6 / (fan_in + fan_out)) ** 0.5
+        assert 0.98 * bound < float(part.weight.detach().abs().max()) <= bound
+        assert float(part.weight.detach().std()) == pytest.approx(bound / 3**0.5, rel=0.03)
+        assert part.bias is not None
+        assert not part.bias.any()
+    with torch.no_grad():
+        maps = [images(96)]
+        for part in body.layers:
+            maps.append(part(maps[-1]))
+    assert [tuple(m.shape[1:]) for m in maps[1::2]] == [(128, s, s) for s in (47, 23, 11, 5)] + [(3200,), (128,)]
+
+
 def test_timm_wins_over_torchvision_and_prefixes_decide() -> None:
     assert build_encoder("resnet18", image_size=32).architecture["source"] == "timm"
     assert build_encoder("torchvision:resnet18", image_size=32).architecture["source"] == "torchvision"
@@ -167,6 +201,8 @@ def test_timm_wins_over_torchvision_and_prefixes_decide() -> None:
         ("hub:resnet18", 32, "auto", "unknown encoder source 'hub'"),
         ("resnet18", 32, "smal", "unknown stem 'smal': did you mean 'small'"),
         ("convnext_nano", 32, "small", "has no small stem"),
+        ("convnet_strided", 96, "small", "'convnet_strided' has no small stem: take encoder.stem = auto or standard"),
+        ("convnet_strided", 30, "auto", "below 31 px, got 30: choose an image size of 31 or more"),
         ("resnet18", 0, "auto", "at least 1, got 0"),
         ("torchvision:vit_b_16", 100, "auto", "cannot take 100 px images"),
         ("torchvision:googlenet", 96, "auto", "auxiliary heads"),

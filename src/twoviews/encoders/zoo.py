@@ -80,7 +80,7 @@ def stem_choice(name: str, image_size: int, stem: str = "auto") -> tuple[str, st
         raise UsageError(f"encoder {name!r} has no small stem: take encoder.stem = auto or standard")
     if stem != "auto":
         return stem, f"asked for: {small}" if stem == "small" else "asked for"
-    limit = BUILTIN[place.name].small_up_to if place.source == "builtin" else SMALL_IMAGE
+    limit = (place.source == "builtin" and BUILTIN[place.name].small_up_to) or SMALL_IMAGE
     if image_size > limit:
         return "standard", f"images of {image_size} px"
     if small is None:
@@ -98,7 +98,7 @@ def construct(name: str, *, image_size: int, channels: int, stem: str) -> Encode
     model_args: dict[str, Any] = {}
     try:
         if place.source == "builtin":
-            body = build_builtin(place.name, channels=channels, small=small)
+            body = build_builtin(place.name, channels=channels, image_size=image_size, small=small)
         elif place.source == "timm":
             import timm
 
@@ -222,6 +222,8 @@ def _find(name: str) -> _Place:
 
 
 def _small_form(place: _Place, image_size: int) -> str | None:
+    if place.source == "builtin" and not BUILTIN[place.name].small_up_to:
+        return None
     if place.source == "builtin" or place.module in _TIMM_MOBILE | _TORCHVISION_MOBILE:
         return "first convolution of stride 1"
     if place.module in _RESNETS:

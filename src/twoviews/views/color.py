@@ -116,6 +116,11 @@ def band_jitter(images: Tensor, *, gains: Tensor, offsets: Tensor) -> Tensor:
     return (images * gains.view(*gains.shape, 1, 1)).add_(offsets.view(*offsets.shape, 1, 1)).clamp_(0, 1)
 
 
+def color_affine(images: Tensor, *, matrices: Tensor) -> Tensor:
+    """clamp(x M): channel j becomes the sum over the channels i of x_i M_ij; matrices: (n, C, C)."""
+    return torch.bmm(matrices.transpose(1, 2), images.flatten(2)).clamp_(0, 1).view_as(images)
+
+
 def color_jitter(images: Tensor, *, factors: Tensor, shifts: Tensor, order: Tensor) -> Tensor:
     """Brightness, contrast, saturation and hue, in each sample's own order, clamped after each.
 

@@ -11,6 +11,9 @@ from typing import Self
 import torch
 from torch import Tensor
 
+Share = float | tuple[float, ...]
+"""A probability for all views, or one a view: view v takes number v, modulo how many there are."""
+
 
 def _signed(value: int) -> int:
     """The int64 with the same 64 bits."""
@@ -55,13 +58,14 @@ class Draws:
     torch.Size([2])
     """
 
-    __slots__ = ("_key",)
+    __slots__ = ("_key", "_views")
 
     def __init__(self, *, seed: int, epoch: int, samples: Tensor, views: Tensor) -> None:
         key = torch.full_like(samples, _signed(seed))
         for value in (_signed(epoch), samples, views):
             key = _absorb(key, value)
         self._key = key
+        self._views = views
 
     def __len__(self) -> int:
         return self._key.shape[0]
@@ -75,6 +79,7 @@ class Draws:
         """An independent stream: the same names drawn from it give other numbers."""
         stream = object.__new__(type(self))
         stream._key = _absorb(self._key, _hashed(name))
+        stream._views = self._views
         return stream
 
     def uniform(self, name: str, count: int | None = None, *, low: float = 0.0, high: float = 1.0) -> Tensor:
@@ -89,9 +94,17 @@ class Draws:
             return unit
         return unit.mul_(high - low).add_(low)
 
-    def chance(self, name: str, probability: float) -> Tensor:
-        """(B,) bool, true with this probability."""
-        return self.uniform(name) < probability
+    def chance(self, name: str, probability: Share) -> Tensor:
+        """(B,) bool, true with this probability, which may differ from view to view."""
+        drawn = self.uniform(name)
+        if not isinstance(probability, tuple):
+            return drawn < probability
+        turn = self._views.remainder(len(probability))
+        # View by view: a tensor of probabilities would have to be sent to the device.
+        limits = torch.zeros_like(drawn)
+        for number, share in enumerate(probability):
+            limits.masked_fill_(turn == number, share)
+        return drawn < limits
 
     def permutation(self, name: str, count: int) -> Tensor:
         """(B, count) int64: every row its own random order of 0 .. count - 1."""

@@ -1,8 +1,10 @@
 """The operations of a policy: strengths as fields, parameters from draws, work for the whole batch.
 
-The first op of a policy is a `Framing`, the others are `Op`s, which may overwrite the images they are given.
+The first op of a policy is a `Framing`, the others are `Op`s, which may overwrite the images they are given. A
+`probability` is one number, or one a view where views differ, as BYOL's do.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -12,7 +14,7 @@ import torch
 from torch import Tensor
 
 from twoviews.views import color, resample, spatial
-from twoviews.views.draws import Draws
+from twoviews.views.draws import Draws, Share
 
 
 class DecodedBatch(Protocol):
@@ -105,6 +107,44 @@ class FullFrame:
         return _framed(batch, resample.full_boxes(sizes), sizes, image_size=image_size)
 
 
+@dataclass(frozen=True, slots=True)
+class TranslateZoom:
+    """The central square, mirrored with probability `flip`, translated, then enlarged about its centre.
+
+    translate: the largest translation, a share of the side; zoom: the largest share of the side that an enlargement
+    takes away. Both are drawn for each axis by itself, so sides may change their ratio. Edges are mirrored. Source:
+    Keras, RandomFlip, RandomTranslation and RandomZoom, here in one resampling instead of two.
+    """
+
+    translate: float
+    zoom: float
+    flip: float = 0.5
+
+    @classmethod
+    def keeping(cls, min_area: float, *, flip: float = 0.5) -> Self:
+        """At least this share of the area stays visible, and the translation is half of the largest zoom.
+
+        Source: the Keras example "Semi-supervised image classification using contrastive pretraining with SimCLR".
+
+        >>> TranslateZoom.keeping(0.25)
+        TranslateZoom(translate=0.25, zoom=0.5, flip=0.5)
+        """
+        zoom = 1 - math.sqrt(min_area)
+        return cls(translate=zoom / 2, zoom=zoom, flip=flip)
+
+    def __call__(self, batch: DecodedBatch, draws: Draws, *, image_size: int) -> Tensor:
+        boxes = resample.central_boxes(batch.sizes, 1.0)
+        # Once for all views: what is random comes after the resize.
+        images = _framed(batch, boxes, batch.sizes, image_size=image_size)
+        reach = self.translate * image_size
+        return spatial.translate_zoom(
+            images.repeat(len(draws) // max(len(images), 1), 1, 1, 1),
+            shift=draws.uniform("translate", 2, low=-reach, high=reach),
+            visible=draws.uniform("zoom", 2, low=1 - self.zoom, high=1.0),
+            flip=draws.chance("flip", self.flip) if self.flip else None,
+        ).clamp_(0, 1)
+
+
 def _where_active(images: Tensor, active: Tensor, function: Callable[..., Tensor], *parameters: Tensor) -> Tensor:
     """`function(images, *parameters)` for the active samples, the others as they are."""
     if images.device.type != "cpu":
@@ -136,7 +176,7 @@ class ColorJitter:
     contrast: float = 0.8
     saturation: float = 0.8
     hue: float = 0.2
-    probability: float = 0.8
+    probability: Share = 0.8
 
     def __call__(self, images: Tensor, draws: Draws) -> Tensor:
         return color.jitter_(
@@ -156,7 +196,7 @@ class ColorJitterYIQ:
     contrast: float = 0.8
     saturation: float = 0.8
     hue: float = 0.2
-    probability: float = 0.8
+    probability: Share = 0.8
 
     def __call__(self, images: Tensor, draws: Draws) -> Tensor:
         active = draws.chance("active", self.probability)
@@ -171,10 +211,31 @@ class ColorJitterYIQ:
 
 
 @dataclass(frozen=True, slots=True)
+class ColorAffine:
+    """Colours multiplied by (1 + b) times the identity plus a matrix of nine numbers, clamped to [0, 1].
+
+    b is uniform in [-brightness, brightness), the nine numbers in [-jitter, jitter). Images of other than three
+    channels are multiplied by 1 + b alone. Source: the Keras example "Semi-supervised image classification using
+    contrastive pretraining with SimCLR", RandomColorAffine.
+    """
+
+    brightness: float
+    jitter: float
+
+    def __call__(self, images: Tensor, draws: Draws) -> Tensor:
+        scales = draws.uniform("brightness", low=1 - self.brightness, high=1 + self.brightness)
+        if images.shape[1] != 3:
+            return color.brightness(images, scales)
+        matrices = draws.uniform("jitter", 9, low=-self.jitter, high=self.jitter).view(-1, 3, 3)
+        matrices.diagonal(dim1=1, dim2=2).add_(scales.unsqueeze(1))
+        return color.color_affine(images, matrices=matrices)
+
+
+@dataclass(frozen=True, slots=True)
 class RandomGrayscale:
     """Colour removed from a share of the samples; images of other than three channels have none."""
 
-    probability: float = 0.2
+    probability: Share = 0.2
 
     def __call__(self, images: Tensor, draws: Draws) -> Tensor:
         if images.shape[1] != 3:
@@ -194,7 +255,7 @@ class BandJitter:
     gain: float = 0.4
     offset: float = 0.1
     shared: float = 0.5
-    probability: float = 0.8
+    probability: Share = 0.8
 
     def __call__(self, images: Tensor, draws: Draws) -> Tensor:
         active = draws.chance("active", self.probability).unsqueeze(1)
@@ -232,7 +293,7 @@ class GaussianBlur:
     """A share of the samples blurred; sigma in pixels; `kernel` None: odd, near a tenth of the side."""
 
     sigma: tuple[float, float] = (0.1, 2.0)
-    probability: float = 0.5
+    probability: Share = 0.5
     kernel: int | None = None
 
     def __call__(self, images: Tensor, draws: Draws) -> Tensor:
@@ -250,7 +311,7 @@ class Solarize:
     """Bright pixels inverted in a share of the samples (BYOL, arXiv:2006.07733, appendix B)."""
 
     threshold: float = 0.5
-    probability: float = 0.2
+    probability: Share = 0.2
 
     def __call__(self, images: Tensor, draws: Draws) -> Tensor:
         thresholds = torch.full((len(images),), self.threshold, device=images.device)

@@ -13,6 +13,7 @@ from twoviews.views.draws import Draws
 from twoviews.views.ops import (
     BandJitter,
     CenterCrop,
+    ColorAffine,
     ColorJitter,
     ColorJitterYIQ,
     DecodedBatch,
@@ -22,6 +23,8 @@ from twoviews.views.ops import (
     RandomAffine,
     RandomGrayscale,
     RandomResizedCrop,
+    Solarize,
+    TranslateZoom,
 )
 from twoviews.views.policy import Policy as Policy
 from twoviews.views.shown import MAX_CHANNELS
@@ -60,6 +63,18 @@ POLICIES: dict[str, Policy] = {
             RandomResizedCrop(),
             (ColorJitterYIQ(0.4, 0.4, 0.4, 0.1), RandomGrayscale(0.2)),
         ),
+        # BYOL (arXiv:2006.07733), appendix B, table 6, for photographs; also Barlow Twins' and MoCo v3's. All of the
+        # first views are blurred and few of the second, and only second ones are solarized.
+        Policy(
+            "byol",
+            RandomResizedCrop(),
+            (
+                ColorJitter(0.4, 0.4, 0.2, 0.1),
+                RandomGrayscale(0.2),
+                GaussianBlur(probability=(1.0, 0.1)),
+                Solarize(probability=(0.0, 0.2)),
+            ),
+        ),
         # What supervised training uses; also the weak view of FixMatch-like methods. Colour stays readable.
         Policy("weak", RandomResizedCrop(min_scale=0.5), (ColorJitter(0.2, 0.2, 0.0, 0.0),)),
         # A mirrored or cropped digit is another one or none; writers vary in slant, size and place.
@@ -93,6 +108,10 @@ POLICIES: dict[str, Policy] = {
             RandomResizedCrop(min_scale=0.2, flip=0.0),
             (QuarterTurn(), BandJitter(gain=0.4, offset=0.1, shared=0.5), GaussianBlur()),
         ),
+        # The Keras example "Semi-supervised image classification using contrastive pretraining with SimCLR", its
+        # `contrastive_augmentation` and `classification_augmentation`, for STL-10 at 96 pixels.
+        Policy("keras-strong", TranslateZoom.keeping(0.25), (ColorAffine(0.6, 0.2),)),
+        Policy("keras-weak", TranslateZoom.keeping(0.75), (ColorAffine(0.3, 0.1),)),
         # How images are seen at evaluation: the central square, nothing random.
         Policy("none", CenterCrop()),
     )

@@ -7,9 +7,10 @@ from typing import Any
 from torch import Tensor
 
 from twoviews.errors import UsageError
-from twoviews.views.draws import Draws
+from twoviews.views.draws import Draws, Share
 from twoviews.views.ops import (
     BandJitter,
+    ColorAffine,
     ColorJitter,
     ColorJitterYIQ,
     DecodedBatch,
@@ -18,12 +19,13 @@ from twoviews.views.ops import (
     Op,
     RandomGrayscale,
     RandomResizedCrop,
+    TranslateZoom,
 )
 
 
 @dataclass(frozen=True)
 class Policy:
-    """A framing and the ops after it; the same for every view.
+    """A framing and the ops after it; the same for every view, but for probabilities that are given for each.
 
     >>> policy = Policy("mine", RandomResizedCrop(), (ColorJitter(), RandomGrayscale()))
     >>> [op["op"] for op in policy.describe()]
@@ -58,12 +60,14 @@ class Policy:
         idle = []
         for op in self.ops:
             kind = type(op).__name__
-            if isinstance(op, ColorJitter | ColorJitterYIQ) and op.probability:
+            if isinstance(op, ColorJitter | ColorJitterYIQ) and _ever(op.probability):
                 parts = [part for part in ("saturation", "hue") if getattr(op, part)]
                 if parts:
                     light = op.brightness or op.contrast
                     idle.append(f"{kind}: {' and '.join(parts)}" if light else kind)
-            elif isinstance(op, RandomGrayscale) and op.probability:
+            elif isinstance(op, ColorAffine) and op.jitter:
+                idle.append(f"{kind}: jitter" if op.brightness else kind)
+            elif isinstance(op, RandomGrayscale) and _ever(op.probability):
                 idle.append(kind)
         return idle
 
@@ -79,13 +83,13 @@ class Policy:
 
         min_scale: smallest share of the area a crop keeps, in (0, 1]. strength: SimCLR's s, so 0.8 s for
         brightness, contrast and saturation and 0.2 s for hue, of those that the policy has; so too for the gain
-        (0.8 s) and the offset (0.2 s) of a jitter of bands. blur, flip: probabilities.
+        (0.8 s) and the offset (0.2 s) of a jitter of bands. blur, flip: probabilities, in every view.
         Raises UsageError where the policy has nothing to apply an option to.
         """
         changed = self
         if min_scale is not None:
             _check("min_scale", min_scale, at_most=1.0, above=True)
-            changed = replace(changed, framing=replace(self._crop("min_scale"), min_scale=min_scale))
+            changed = replace(changed, framing=_keeping(self._crop("min_scale"), min_scale))
         if flip is not None:
             _check("flip", flip, at_most=1.0)
             changed = replace(changed, framing=replace(changed._crop("flip"), flip=flip))
@@ -96,14 +100,11 @@ class Policy:
             _check("blur", blur, at_most=1.0)
             if not self.ops:
                 raise self._refusal("blur", "it is not random")
-            others = tuple(op for op in changed.ops if not isinstance(op, GaussianBlur))
-            present = [op for op in changed.ops if isinstance(op, GaussianBlur)] or [GaussianBlur()]
-            added = (replace(present[0], probability=blur),) if blur else ()
-            changed = replace(changed, ops=others + added)
+            changed = replace(changed, ops=changed._with_blur(blur))
         return changed
 
-    def _crop(self, option: str) -> RandomResizedCrop:
-        if not isinstance(self.framing, RandomResizedCrop):
+    def _crop(self, option: str) -> RandomResizedCrop | TranslateZoom:
+        if not isinstance(self.framing, RandomResizedCrop | TranslateZoom):
             raise self._refusal(option, "it has no random crop")
         return self.framing
 
@@ -129,10 +130,28 @@ class Policy:
             raise self._refusal("strength", "it has no colour jitter")
         return tuple(map(scaled, self.ops))
 
+    def _with_blur(self, probability: float) -> tuple[Op, ...]:
+        """Where the policy has its blur, else after all else."""
+        if not probability:
+            return tuple(op for op in self.ops if not isinstance(op, GaussianBlur))
+        if not any(isinstance(op, GaussianBlur) for op in self.ops):
+            return (*self.ops, GaussianBlur(probability=probability))
+        return tuple(replace(op, probability=probability) if isinstance(op, GaussianBlur) else op for op in self.ops)
+
     def _refusal(self, option: str, reason: str) -> UsageError:
         return UsageError(
             f"the policy {self.name!r} cannot take {option}: {reason}. Leave {option} out or choose another policy."
         )
+
+
+def _keeping(crop: RandomResizedCrop | TranslateZoom, min_scale: float) -> Framing:
+    if isinstance(crop, TranslateZoom):
+        return TranslateZoom.keeping(min_scale, flip=crop.flip)
+    return replace(crop, min_scale=min_scale)
+
+
+def _ever(probability: Share) -> bool:
+    return any(probability) if isinstance(probability, tuple) else bool(probability)
 
 
 def _check(option: str, value: float, *, at_most: float, above: bool = False) -> None:

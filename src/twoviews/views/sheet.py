@@ -7,7 +7,7 @@ from torch import Tensor
 
 from twoviews.errors import UsageError
 from twoviews.views.ops import DecodedBatch, Part
-from twoviews.views.policies import Views
+from twoviews.views.multicrop import AnyViews
 from twoviews.views.shown import visible_rgb
 
 _GUTTER = 2
@@ -16,7 +16,7 @@ _MIN_CELL = 64
 
 
 def contact_sheet(
-    batch: DecodedBatch, views: Views, *, seed: int, columns: int = 8, rows: int = 8, epoch: int = 0
+    batch: DecodedBatch, views: AnyViews, *, seed: int, columns: int = 8, rows: int = 8, epoch: int = 0
 ) -> Image.Image:
     """A row for each of the first `rows` images: the image, then `columns - 1` random views of it.
 

@@ -1,4 +1,4 @@
-"""Gaussian blur and affine maps with one set of parameters a sample: pure functions of images and parameters.
+"""Gaussian blur, zooms and affine maps with one set of parameters a sample: pure functions of images and parameters.
 
 n  images      C  channels      S  side      images: (n, C, S, S) float32 in [0, 1]
 """
@@ -45,6 +45,37 @@ def gaussian_blur(images: Tensor, sigmas: Tensor, *, kernel: int) -> Tensor:
     matrices = _blur_matrices(sigmas, kernel=min(kernel, 2 * side - 1), side=side)
     rows = torch.bmm(images.reshape(n, channels * side, side), matrices.transpose(1, 2))
     return torch.matmul(matrices.unsqueeze(1), rows.view_as(images))
+
+
+def _zoom_matrices(shift: Tensor, visible: Tensor, *, side: int, flip: Tensor | None = None) -> Tensor:
+    """(n, S, S): row i holds the weights of the pixels that pixel i of the result is made of, along one axis."""
+    position = torch.arange(side, dtype=torch.float32, device=shift.device).add_(0.5 - side / 2)
+    # In pixels of the source, whose centres are whole numbers.
+    source = visible.unsqueeze(1) * position + (side / 2 - 0.5 - shift.unsqueeze(1))
+    first = source.floor()
+    second = (source - first).unsqueeze(2)
+    pixel = torch.stack([first, first + 1], 2).to(torch.int64)
+    # Mirrored at the edges, the source repeats after two sides.
+    pixel.remainder_(2 * side)
+    pixel = torch.minimum(pixel, 2 * side - 1 - pixel)
+    if flip is not None:
+        pixel = torch.where(flip.view(-1, 1, 1), side - 1 - pixel, pixel)
+    matrices = second.new_zeros(len(shift), side, side)
+    return matrices.scatter_add_(2, pixel, torch.cat([1 - second, second], 2))
+
+
+def translate_zoom(images: Tensor, *, shift: Tensor, visible: Tensor, flip: Tensor | None = None) -> Tensor:
+    """Mirror left and right where asked, translate, then enlarge about the centre, bilinear, edges mirrored.
+
+    shift: (n, 2) pixels x, y, the picture to the right and down; visible: (n, 2) shares of the side along x and y that
+    fill the result; flip: (n,) bool. One resampling, equal to torch's `grid_sample(..., padding_mode="reflection",
+    align_corners=False)` (1e-5).
+    """
+    n, channels, side = images.shape[:3]
+    columns = _zoom_matrices(shift[:, 0], visible[:, 0], side=side, flip=flip)
+    rows = _zoom_matrices(shift[:, 1], visible[:, 1], side=side)
+    moved = torch.bmm(images.reshape(n, channels * side, side), columns.transpose(1, 2))
+    return torch.matmul(rows.unsqueeze(1), moved.view_as(images))
 
 
 def affine(images: Tensor, *, angle: Tensor, translate: Tensor, scale: Tensor, shear: Tensor) -> Tensor:
