@@ -37,7 +37,7 @@ def refused(*layers: dict[str, Any], origin: str = "here") -> str:
         ("optim.lr=-1e-3", r"optim\.lr = -0\.001: "),
         ("optim.lr=fast", r"optim\.lr = 'fast': "),
         ("optim.warmup=1.1", r"optim\.warmup = 1\.1: "),
-        ("optim.name=adam", r"optim\.name = 'adam': input should be 'adamw', 'sgd' or 'lars'"),
+        ("optim.name=adamax", r"optim\.name = 'adamax': input should be 'adamw', 'adam', 'sgd' or 'lars'"),
         ("optim.weight_decay=inf", r"optim\.weight_decay = inf: "),
         ("data.image_size=2", r"data\.image_size = 2: "),
         ("data.channels=33", r"data\.channels = 33: "),

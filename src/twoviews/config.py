@@ -47,6 +47,12 @@ class Data(Section):
     """Of TIFF and DICOM files: the first page, all of them as channels, or as the file itself says."""
     exclude: str | None = None
     """CSV with a column `id`: items that are left out, as `twoviews check --out` writes it."""
+    labelled_source: str | None = None
+    """Labelled data that is trained on together with the unlabelled."""
+    labelled: Count | None = None
+    """Instead of a source: so many of the pool's own labels, equally many a class; all others are not looked at."""
+    validation: Annotated[int, Field(ge=0)] = 0
+    """With `labelled`: so many further labels, for validation only; their images stay in the pool."""
 
 
 class ViewOptions(Section):
@@ -66,6 +72,12 @@ class ViewOptions(Section):
     strength: NonNegative | None = None
     blur: Fraction | None = None
     flip: Fraction | None = None
+    local_crops: Annotated[int, Field(ge=0, le=32)] = 0
+    """Multi-crop: so many further views of small parts of the image, for the methods that take them."""
+    local_size: Annotated[int, Field(ge=4, le=2048)] | None = None
+    """Side of a local view in pixels; half of a view's by default."""
+    local_scale: tuple[Positive, Positive] = (0.05, 0.25)
+    """Smallest and largest share of the area that a local view shows; the global ones show at least the latter."""
 
 
 class EncoderOptions(Section):
@@ -112,8 +124,12 @@ class Train(Section):
     epochs: Count | None = None
     minutes: Positive | None = None
     steps: Count | None = None
+    fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Part of `epochs` or `steps` that is trained; the schedule ends there."""
     batch_size: Annotated[int, Field(ge=2)] | None = None
     """Samples that are compared with each other in a step, over all processes."""
+    labelled_batch: Count | None = None
+    """Those of them that are labelled, where there is labelled data to train on; its share of all images by default."""
     micro_batch: Annotated[int, Field(ge=2)] | Literal["auto"] | None = None
     """Samples whose graph a process keeps at a time, a multiple of bn_group; `auto`: the most that memory holds.
     Decides memory and time, not the result. All by default."""
@@ -141,6 +157,14 @@ class Train(Section):
 class Evaluate(Section):
     """The comparison that ends in the verdict."""
 
+    arms: tuple[str, ...] | None = None
+    """What is compared; by default all arms but `linear-adam`."""
+    labels_per_class: str = "1,5,10,all"
+    """Label budgets."""
+    seeds: Count = 5
+    """Label subsets a budget."""
+    first_seed: Annotated[int, Field(ge=0)] = 0
+    """Of these subsets and of what is trained on them; the others follow."""
     policy: str = "auto"
     """Augmentation of fine-tuning and of the supervised baseline, alike."""
     validation: Fraction | None = None
@@ -173,8 +197,8 @@ class Evaluate(Section):
     warmup: Fraction = 0.1
     """Part of all updates with a linearly rising rate."""
     head: Literal["probe", "zeros", "glorot"] = "probe"
-    """How fine-tuning's linear layer begins: fitted to the frozen features, at zero, or with Glorot's uniform draws. The
-    baseline's begins at zero, or with Glorot's draws too."""
+    """How fine-tuning's linear layer begins: fitted to the frozen features, at zero, or with Glorot's uniform draws.
+    The baseline's begins at zero, or with Glorot's draws too."""
     updates: Count = 300
     """Maximum number of updates of one fine-tuning or supervised training."""
     epochs: Count | None = None

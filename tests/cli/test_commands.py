@@ -211,9 +211,9 @@ class TestEvaluate:
     def test_what_time_cuts_is_said(
         self, place: Any, twoviews: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        from twoviews.jobs import arms
+        from twoviews.jobs import length
 
-        monkeypatch.setattr(arms, "MIN_UPDATES", 3)
+        monkeypatch.setattr(length, "MIN_UPDATES", 3)
         run = shutil.copytree(place.run, tmp_path / "run")
         arguments = ["evaluate", run, "--train", place.train, "--test", place.test, "--labels-per-class", 1]
         shown = done(twoviews(*arguments, "--arms", "finetune,supervised", "--seeds", 1, "--minutes", 0.01, "--json"))

@@ -105,3 +105,24 @@ def test_splits_repeat_differ_by_seed_and_are_not_the_subsets():
 def test_the_split_is_checked(change):
     with pytest.raises(UsageError, match="0 < fraction < 1 and maximum >= 1"):
         split_validation(LABELS, seed=0, **change)
+
+
+def test_a_part_is_held_out_however_large():
+    labels = np.repeat([0, 1], 8000)
+    assert len(split_validation(labels, seed=0)[1]) == 3200
+    train, validation = split_validation(labels, seed=3, part=0.5)
+    assert (len(train), len(validation)) == (8000, 8000)
+    np.testing.assert_array_equal(validation, split_validation(labels, fraction=0.5, maximum=16000, seed=3)[1])
+    assert set(split_validation(labels, seed=4, part=0.5)[1]) != set(validation)
+
+
+def test_no_part_is_held_out_on_request():
+    train, validation = split_validation(LABELS, seed=0, part=0)
+    np.testing.assert_array_equal(train, np.flatnonzero(LABELS >= 0))
+    assert (len(validation), validation.dtype) == (0, train.dtype)
+
+
+@pytest.mark.parametrize("part", [-0.1, 1.0, float("nan")])
+def test_a_part_is_checked(part):
+    with pytest.raises(UsageError, match=f"must be 0 or more and below 1, got {part}: 0.2 is a fifth, 0 is none"):
+        split_validation(LABELS, seed=0, part=part)

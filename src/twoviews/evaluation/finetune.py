@@ -4,7 +4,8 @@ Both arms are this one function with the same views, number of updates and batch
 and in the encoder's rate.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,8 +23,6 @@ from twoviews.views.policies import Views
 
 STATISTICS_SAMPLES = 512
 """Clean samples from which BatchNorm's statistics are estimated after training."""
-
-WARMUP = 0.1
 
 
 class Classifier(nn.Module):
@@ -50,6 +49,16 @@ class Classifier(nn.Module):
             self.head.weight.copy_(torch.from_numpy(weight))
             self.head.bias.copy_(torch.from_numpy(probe.bias - weight @ probe.mean))
 
+    def start_at_random(self, *, seed: int) -> None:
+        """Weights from Glorot's uniform distribution, bias 0 (Glorot and Bengio 2010), the same in both arms."""
+        # Its own stream: the seed alone draws a fresh encoder's first weights. The CPU's generator takes 32 bits.
+        generator = torch.Generator().manual_seed(_HEAD + seed)
+        nn.init.xavier_uniform_(self.head.weight, generator=generator)
+        nn.init.zeros_(self.head.bias)
+
+
+_HEAD = 2**31  # above any seed
+
 
 @dataclass(frozen=True)
 class FitPlan:
@@ -62,6 +71,23 @@ class FitPlan:
     encoder_ratio: float
     weight_decay: float
     seed: int
+    optimizer: str = "adamw"
+    eps: float = 1e-8
+    schedule: str = "cosine"
+    warmup: float = 0.1
+    points: int = 10
+    """Of the curve, about: the updates between two are whole."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """Where a training was after `update` updates: the mean loss since the last point, and what was measured there."""
+
+    update: int
+    epoch: float
+    """Passes over the labelled samples by then; in whole batches, where a pass holds one."""
+    train_loss: float
+    measured: float | None = None
 
 
 def fit_classifier(
@@ -73,18 +99,20 @@ def fit_classifier(
     views: Views,
     clean: Views,
     compute: Compute,
-) -> list[tuple[int, float]]:
-    """Train in place on `corpus[indices]`; returns (update, mean training loss since the last entry) ten times.
+    measure: Callable[[nn.Module], float] | None = None,
+) -> list[Point]:
+    """Train in place on `corpus[indices]`; returns the curve.
 
-    AdamW, linear warm-up, cosine. Every sample is seen equally often, each time with draws of its own. Afterwards
-    BatchNorm's statistics are re-estimated on clean, unlabelled samples of the corpus: those of a few augmented
-    samples would mislead the evaluation.
+    Every sample is seen equally often, each time with draws of its own. Afterwards BatchNorm's statistics are
+    re-estimated on clean, unlabelled samples of the corpus: those of a few augmented samples would mislead the
+    evaluation. `measure` gets the classifier as it would be evaluated, at every point but the last; it changes nothing.
     """
     compute.place(classifier)
     groups = parameter_groups(classifier.encoder, weight_decay=plan.weight_decay, lr_ratio=plan.encoder_ratio)
     groups += parameter_groups(classifier.head, weight_decay=plan.weight_decay)
-    optimizer = build_optimizer(groups, name="adamw")
+    optimizer = build_optimizer(groups, name=plan.optimizer, eps=plan.eps)
     classifier.train()
+    every, a_pass = max(1, plan.updates // plan.points), updates_a_pass(len(indices), batch_size=plan.batch_size)
     curve, losses = [], []
     for update, rows, positions in _stream(len(indices), plan):
         chosen = indices[rows]
@@ -94,7 +122,8 @@ def fit_classifier(
         inputs = compute.arrange(views(batch, seed=plan.seed, epoch=0, views=[0])[0])
         target = torch.from_numpy(corpus.labels[chosen]).to(compute.device)
         for group in optimizer.param_groups:
-            group["lr"] = plan.lr * group["lr_ratio"] * schedule(update, steps=plan.updates, warmup=WARMUP)
+            part = schedule(update, steps=plan.updates, warmup=plan.warmup, shape=plan.schedule)
+            group["lr"] = plan.lr * group["lr_ratio"] * part
         optimizer.zero_grad(set_to_none=True)
         torch.manual_seed((plan.seed << 32) + update)  # dropout
         with compute.autocast():
@@ -103,12 +132,46 @@ def fit_classifier(
         loss.backward()
         optimizer.step()
         losses.append(loss.detach())
-        if (update + 1) % max(1, plan.updates // 10) == 0 or update + 1 == plan.updates:
-            curve.append((update + 1, torch.stack(losses).mean().item()))
+        done = update + 1
+        if done % every == 0 or done == plan.updates:
+            measured = None
+            if measure is not None and done < plan.updates:
+                with _as_evaluated(classifier, corpus, clean=clean, compute=compute):
+                    measured = measure(classifier)
+            curve.append(Point(done, done / a_pass, torch.stack(losses).mean().item(), measured))
             losses.clear()
     estimate_statistics(classifier, corpus, clean=clean, compute=compute)
     classifier.eval()
     return curve
+
+
+def updates_a_pass(count: int, *, batch_size: int) -> float:
+    """Updates that see `count` samples once: whole batches, and a part of one where there are fewer samples.
+
+    >>> updates_a_pass(200, batch_size=64), updates_a_pass(16, batch_size=64)
+    (3, 0.25)
+    """
+    return count // batch_size or count / batch_size
+
+
+@contextmanager
+def _as_evaluated(classifier: nn.Module, corpus: Corpus, *, clean: Views, compute: Compute) -> Iterator[None]:
+    """The classifier with the BatchNorm statistics that it would end with here; afterwards all is as it was.
+
+    The running statistics are a mean over past weights and augmented samples, in the baseline from a start at 0 and 1:
+    a curve of them would show how they settle, and would not meet the accuracy that is reported at its end.
+    """
+    modes = [(module, module.training) for module in classifier.modules()]
+    buffers = [(buffer, buffer.clone()) for buffer in classifier.buffers()]
+    with torch.random.fork_rng(devices=[compute.device] if compute.device.type == "cuda" else []):
+        estimate_statistics(classifier, corpus, clean=clean, compute=compute)
+        classifier.eval()
+        yield
+    with torch.no_grad():
+        for buffer, before in buffers:
+            buffer.copy_(before)
+    for module, training in modes:
+        module.training = training
 
 
 def estimate_statistics(module: nn.Module, corpus: Corpus, *, clean: Views, compute: Compute) -> None:

@@ -11,6 +11,9 @@ from torch.nn import functional as F
 
 from ..errors import UsageError
 
+COLLAPSED_SPREAD, COLLAPSED_RANK = 0.02, 1.5
+"""Below these nothing can be told apart: an untrained network is above both."""
+
 # Pairs held at once: 64 MB of float32.
 _BLOCK = 2**24
 
@@ -71,6 +74,34 @@ def uniformity(vectors: Tensor, t: float = 2.0) -> float:
         exponent.diagonal(offset=start).fill_(-math.inf)
         parts.append(exponent.double().logsumexp(dim=1))
     return float(torch.cat(parts).logsumexp(dim=0)) - math.log(n * (n - 1))
+
+
+@torch.no_grad()
+def spread(vectors: Tensor) -> float:
+    """Standard deviation of the normalised vectors (N, D), mean over dimensions, times sqrt(D).
+
+    1 where they are spread over the sphere, 0 where all are the same. Chen & He 2021 (SimSiam), section 4.1.
+
+    >>> spread(torch.ones(4, 2))
+    0.0
+    """
+    _check_matrix(vectors)
+    unit = F.normalize(vectors.float())
+    return float(unit.std(0, correction=0).mean()) * math.sqrt(vectors.shape[1])
+
+
+def collapse(*, spread: float, effective_rank: float) -> str | None:
+    """What is wrong with features of so little spread or rank, and what to try, in words; None where nothing is."""
+    if spread < COLLAPSED_SPREAD:
+        what = f"all images have nearly the same features (spread {spread:.3f}, where 1 is all of the sphere)"
+    elif effective_rank < COLLAPSED_RANK:
+        what = f"the features lie on few directions (effective rank {effective_rank:.1f})"
+    else:
+        return None
+    return (
+        f"collapse: {what}. Try a lower optim.lr, a longer optim.warmup, a larger batch, for momentum methods a "
+        "method.momentum nearer to 1, or a method with negatives (--set method.name=simclr)"
+    )
 
 
 def _check_matrix(vectors: Tensor) -> None:

@@ -51,24 +51,36 @@ def subset(
 
 
 def split_validation(
-    labels: npt.NDArray[np.int64], *, fraction: float = 0.2, maximum: int = 5000, seed: int
+    labels: npt.NDArray[np.int64],
+    *,
+    fraction: float = 0.2,
+    maximum: int = 5000,
+    seed: int,
+    part: float | None = None,
 ) -> tuple[_Indices, _Indices]:
     """Ascending indices (train, validation) of the labelled samples, stratified.
 
-    Validation gets `fraction` of them, at most `maximum`; at least one sample of each class stays in train,
-    so with one label a class validation is empty. Raises UsageError for values out of range.
+    Validation gets `fraction` of them, at most `maximum`, or just `part` of them, however many: 0 holds nothing out.
+    At least one sample of each class stays in train, so with one label a class validation is empty. Raises UsageError
+    for values out of range.
 
     >>> train, validation = split_validation(np.repeat([0, 1], 10), seed=0)
     >>> len(train), len(validation)
     (16, 4)
+    >>> [len(indices) for indices in split_validation(np.repeat([0, 1], 10), seed=0, part=0)]
+    [20, 0]
     """
     if not 0 < fraction < 1 or maximum < 1:
         raise UsageError(
             f"validation needs 0 < fraction < 1 and maximum >= 1, got fraction={fraction}, maximum={maximum}"
         )
+    if part is not None and not 0 <= part < 1:
+        raise UsageError(
+            f"the part held out for validation must be 0 or more and below 1, got {part}: 0.2 is a fifth, 0 is none"
+        )
     names = list(_names(labels, None))
     counts = np.array([(labels == index).sum() for index in names])
-    target = min(round(fraction * counts.sum()), maximum)
+    target = min(round(fraction * counts.sum()), maximum) if part is None else round(part * counts.sum())
     # Largest remainders: the shares add up to the target, and no class is off by more than one.
     wanted = counts * (target / counts.sum())
     share = np.floor(wanted).astype(np.int64)

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,13 +14,15 @@ from twoviews.compute import Compute
 from twoviews.config import Evaluate, Recipe
 from twoviews.data.corpus import Corpus
 from twoviews.encoders import build_encoder, load_encoder, wrap_encoder
-from twoviews.evaluation.compare import Arm, Budget, Fitted, reference_budget
+from twoviews.evaluation.compare import Arm, Budget, Fitted, selection_budget
 from twoviews.evaluation.features import fingerprint_module, frozen
 from twoviews.evaluation.finetune import Classifier, FitPlan, class_scores, estimate_statistics, fit_classifier
 from twoviews.evaluation.knn import knn_predict
-from twoviews.evaluation.probe import fit_probe
+from twoviews.evaluation.probe import LinearProbe, fit_probe
+from twoviews.evaluation.softmax import fit_softmax
 from twoviews.jobs.embed import Preprocessing, embed_corpus
 from twoviews.jobs.labelled import Labelled
+from twoviews.jobs.length import Length, Work, fit_to_time
 from twoviews.jobs.online import batches, vectors_of
 from twoviews.narrate import Narrator
 from twoviews.run import Run
@@ -28,10 +31,7 @@ from twoviews.views.policies import POLICIES, Views
 PIXEL_SIDE = 32
 """Raw-pixel arms see the clean view at this side or less: more adds cost, not accuracy."""
 
-MIN_UPDATES = 60
-"""Fewer updates than this are no training: seeds are cut instead."""
-
-MIN_SEEDS = 3
+NO_SCORES = np.empty((0, 1))
 
 
 class Arms:
@@ -60,6 +60,7 @@ class Arms:
             std=self.clean.std,
         )
         self.curves: list[dict[str, Any]] = []
+        self.trial_curves: list[dict[str, Any]] = []
         self.tick: Callable[..., None] | None = None
         self.encoder = compute.place(self.trained_encoder()).eval()
         self.encoder_hash = fingerprint_module(self.encoder)
@@ -93,8 +94,10 @@ class Arms:
             arms.append(self._knn_arm("knn", vectors))
         if "linear" in wanted:
             arms.append(self._linear_arm("linear", vectors))
+        if "linear-adam" in wanted:
+            arms.append(self._softmax_arm("linear-adam", vectors))
         if "random-linear" in wanted:
-            encoder = self.compute.place(self.fresh_encoder(0))
+            encoder = self.compute.place(self.fresh_encoder(self.options.first_seed))
             estimate_statistics(encoder, self.data.train, clean=self.clean, compute=self.compute)
             with frozen(encoder):
                 random = {n: vectors_of(encoder, c, self.clean, compute=self.compute) for n, c in self._parts().items()}
@@ -115,7 +118,7 @@ class Arms:
         return arms
 
     def _knn_arm(self, name: str, vectors: dict[str, np.ndarray]) -> Arm:
-        def fit(indices: np.ndarray, setting: Any, seed: int, budget: Budget) -> Fitted:
+        def fit(indices: np.ndarray, setting: Any, *, seed: int, budget: Budget, trial: bool) -> Fitted:
             def scores(part: str) -> np.ndarray:
                 return knn_predict(
                     vectors["train"][indices],
@@ -126,27 +129,50 @@ class Arms:
                     temperature=self.options.knn_temperature,
                 )
 
-            return Fitted(scores("val") if len(vectors["val"]) else np.empty((0, 1)), lambda: scores("test"))
+            return Fitted(scores("val") if len(vectors["val"]) else NO_SCORES, lambda: scores("test"))
 
         return Arm(name, fit)
 
     def _linear_arm(self, name: str, vectors: dict[str, np.ndarray]) -> Arm:
-        def fit(indices: np.ndarray, setting: Any, seed: int, budget: Budget) -> Fitted:
+        def fit(indices: np.ndarray, setting: Any, *, seed: int, budget: Budget, trial: bool) -> Fitted:
             probe = fit_probe(
                 vectors["train"][indices],
                 self.data.split.train[indices],
                 classes=len(self.data.split.classes),
                 strength=setting / len(indices),
             )
-            return Fitted(probe.scores(vectors["val"]), lambda: probe.scores(vectors["test"]), probe)
+            return _fitted(probe, vectors)
 
         return Arm(name, fit, settings=self.options.penalties, fixed=self.options.fixed_penalty)
 
-    def trained_arm(self, name: str, updates: int) -> Arm:
-        """Fine-tuning or the supervised baseline: one function, two starts."""
+    def _softmax_arm(self, name: str, vectors: dict[str, np.ndarray]) -> Arm:
+        def fit(indices: np.ndarray, setting: Any, *, seed: int, budget: Budget, trial: bool) -> Fitted:
+            layer = fit_softmax(
+                vectors["train"][indices],
+                self.data.split.train[indices],
+                classes=len(self.data.split.classes),
+                lr=setting,
+                batch_size=self.options.linear_batch,
+                epochs=self.options.linear_epochs,
+                seed=seed,
+                eps=self.options.eps,
+            )
+            return _fitted(layer, vectors)
 
-        def fit(indices: np.ndarray, setting: Any, seed: int, budget: Budget) -> Fitted:
-            classifier, plan = self._start(name, indices, lr=setting, seed=seed, updates=updates)
+        return Arm(name, fit, settings=(self.options.linear_lr,), fixed=self.options.linear_lr)
+
+    @property
+    def length(self) -> Length:
+        """How long the trained arms train where time cuts nothing."""
+        o = self.options
+        return Length(o.updates if o.epochs is None else o.epochs, o.batch_size, passes=o.epochs is not None)
+
+    def trained_arm(self, name: str, length: Length, *, largest: Budget) -> Arm:
+        """Fine-tuning or the supervised baseline: one function, two starts; followed closely at the largest budget."""
+
+        def fit(indices: np.ndarray, setting: Any, *, seed: int, budget: Budget, trial: bool) -> Fitted:
+            classifier, plan = self._start(name, indices, lr=setting, seed=seed, length=length)
+            followed = len(self.data.val) and (budget, seed, trial) == (largest, self.options.first_seed, False)
             curve = fit_classifier(
                 classifier,
                 self.data.train,
@@ -155,16 +181,24 @@ class Arms:
                 views=self.augmented,
                 clean=self.clean,
                 compute=self.compute,
+                measure=self._on_validation if followed else None,
             )
             scores = self._scores(classifier, self.data.val)
-            accuracy = None
-            if len(scores):
-                accuracy = round(float((scores.argmax(1) == self.data.split.val).mean()), 5)
-            what = {"arm": name, "labels_per_class": budget, "seed": seed, "lr": setting}
-            self.curves += [
-                {**what, "update": u, "train_loss": round(x, 5), "val_accuracy": accuracy if u == updates else None}
-                for u, x in curve
-            ]
+            # The classifier is what its last point would measure.
+            curve[-1] = replace(curve[-1], measured=self._accuracy(scores) if len(scores) else None)
+            (self.trial_curves if trial else self.curves).extend(
+                {
+                    "arm": name,
+                    "labels_per_class": budget,
+                    "seed": seed,
+                    "lr": setting,
+                    "update": point.update,
+                    "epoch": round(point.epoch, 4),
+                    "train_loss": round(point.train_loss, 5),
+                    "val_accuracy": None if point.measured is None else round(point.measured, 5),
+                }
+                for point in curve
+            )
             if self.tick is not None:
                 self.tick(distributed.size())
             return Fitted(scores, lambda: self._scores(classifier, self.data.test), classifier)
@@ -172,46 +206,59 @@ class Arms:
         return Arm(name, fit, settings=self.options.lrs, fixed=self.options.fixed_lr)
 
     def _start(
-        self, name: str, indices: np.ndarray, *, lr: float, seed: int, updates: int
+        self, name: str, indices: np.ndarray, *, lr: float, seed: int, length: Length
     ) -> tuple[Classifier, FitPlan]:
         classes = len(self.data.split.classes)
         finetune = name == "finetune"
         classifier = Classifier(self.trained_encoder() if finetune else self.fresh_encoder(seed), classes=classes)
-        if finetune:
+        if self.options.head == "glorot":
+            classifier.start_at_random(seed=seed)
+        elif finetune and self.options.head == "probe":
             labels = self.data.split.train[indices]
             strength = self.options.fixed_penalty / len(indices)
             classifier.start_from(
                 fit_probe(self.features["train"].vectors[indices], labels, classes=classes, strength=strength)
             )
         plan = FitPlan(
-            updates=updates,
-            batch_size=self.options.batch_size,
+            updates=length.updates(len(indices)),
+            batch_size=length.batch_of(len(indices)),
             lr=lr,
             encoder_ratio=self.options.encoder_lr_ratio if finetune else 1.0,
             weight_decay=self.options.weight_decay,
             seed=seed,
+            optimizer=self.options.optimizer,
+            eps=self.options.eps,
+            schedule=self.options.schedule,
+            warmup=self.options.warmup,
+            points=self.options.curves,
         )
         return classifier, plan
+
+    def _on_validation(self, classifier: nn.Module) -> float:
+        return self._accuracy(self._scores(classifier, self.data.val))
+
+    def _accuracy(self, scores: np.ndarray) -> float:
+        return float((scores.argmax(1) == self.data.split.val).mean())
 
     def _scores(self, classifier: nn.Module, corpus: Corpus) -> np.ndarray:
         if not len(corpus):
             return np.empty((0, len(self.data.split.classes)), np.float32)
         return class_scores(classifier, batches(corpus, self.clean, compute=self.compute), compute=self.compute)
 
-    def fit_to_time(
+    def length_in_time(
         self, names: Sequence[str], budgets: Sequence[Budget], seeds: list[int], deadline: float | None
-    ) -> tuple[int, list[int], list[str]]:
-        """Updates and seeds that fit into the time left, and what that cut, in words."""
-        updates = self.options.updates
+    ) -> tuple[Length, list[int], list[str]]:
+        """Length and seeds that fit into the time left, and what that cut, in words."""
         if deadline is None:
-            return updates, seeds, []
+            return self.length, seeds, []
         a_few = self.data.split.subset(budgets[0], 0)
         started = time.monotonic()
-        classifier, plan = self._start(names[0], a_few, lr=1e-3, seed=0, updates=2)
-        self._fit_quickly(classifier, plan, a_few)  # the first updates choose kernels
+        classifier, plan = self._start(names[0], a_few, lr=1e-3, seed=0, length=replace(self.length, count=1))
+        full = replace(plan, batch_size=self.options.batch_size)  # a pass over few samples is a smaller batch
+        self._fit_quickly(classifier, replace(full, updates=2), a_few)  # the first updates choose kernels
         middle = time.monotonic()
-        classifier, plan = self._start(names[0], a_few, lr=1e-3, seed=0, updates=12)
-        self._fit_quickly(classifier, plan, a_few)
+        classifier, _ = self._start(names[0], a_few, lr=1e-3, seed=0, length=self.length)
+        self._fit_quickly(classifier, replace(full, updates=12), a_few)
         per_update = (time.monotonic() - middle) / 12
         middle = time.monotonic()
         some = self.data.train.select(np.arange(min(1000, len(self.data.train))))
@@ -220,30 +267,24 @@ class Arms:
         # Units go to the processes in turn; what is decided here must be decided alike.
         per_update, per_sample = (distributed.agreed(t / distributed.size()) for t in (per_update, per_sample))
         time_left = distributed.agreed(deadline - time.monotonic())
-        narrator = self.narrator
-        trials = (len(self.options.lrs) if reference_budget(budgets) is not None else 0) * len(names)
-        cut = []
-        for kept in range(len(seeds), 0, -1):
-            pairs = sum(len(seeds_of(b, seeds[:kept])) for b in budgets)
-            samples = (trials + pairs * len(names)) * (len(self.data.val) + 512) + pairs * len(names) * len(
-                self.data.test
-            )
-            left = 0.92 * time_left - samples * per_sample
-            affordable = int(left / ((trials + pairs * len(names)) * per_update))
-            if affordable >= updates or kept <= MIN_SEEDS or affordable >= updates // 2:
-                break
-        if kept < len(seeds):
-            cut.append(f"{kept} of {len(seeds)} seeds for the trained arms, to keep to the time asked for")
-        affordable = max(affordable, min(MIN_UPDATES, updates))
-        if affordable < updates:
-            cut.append(
-                f"{affordable} of at most {updates} updates for fine-tuning and baseline alike, to keep to the time"
-            )
-        narrator.say(
-            f"fine-tuning and baseline: {min(affordable, updates)} updates, {kept} seeds; {per_update:.2f} s each; "
+        tried_at = selection_budget(self.data.split, self.options.lrs, budgets)
+        work = Work(
+            arms=len(names),
+            labels={budget: len(self.data.split.subset(budget, 0)) for budget in budgets},
+            trials=len(self.options.lrs) * len(names) if tried_at is not None else 0,
+            tried_at=tried_at,
+            val=len(self.data.val),
+            test=len(self.data.test),
+            points=self.options.curves,
+        )
+        length, kept, cut = fit_to_time(
+            self.length, seeds, work, seconds=time_left, per_update=per_update, per_sample=per_sample
+        )
+        self.narrator.say(
+            f"fine-tuning and baseline: {length}, {len(kept)} seeds; {per_update:.2f} s an update; "
             f"measured in {time.monotonic() - started:.0f} s"
         )
-        return min(affordable, updates), seeds[:kept], cut
+        return length, kept, cut
 
     def _fit_quickly(self, classifier: Classifier, plan: FitPlan, indices: np.ndarray) -> None:
         fit_classifier(
@@ -257,6 +298,6 @@ class Arms:
         )
 
 
-def seeds_of(budget: Budget, seeds: Sequence[int]) -> Sequence[int]:
-    """All labels are one subset, so one seed."""
-    return seeds[:1] if budget == "all" else seeds
+def _fitted(probe: LinearProbe, vectors: dict[str, np.ndarray]) -> Fitted:
+    val = probe.scores(vectors["val"]) if len(vectors["val"]) else NO_SCORES
+    return Fitted(val, lambda: probe.scores(vectors["test"]), probe)

@@ -17,7 +17,8 @@ from twoviews.data.source import Spec
 from twoviews.errors import UsageError
 from twoviews.evaluation.compare import (
     ARMS,
-    FIXED_BELOW,
+    DEFAULT_ARMS,
+    PRETRAINED_ARMS,
     TRAINED_ARMS,
     Arm,
     Budget,
@@ -25,20 +26,23 @@ from twoviews.evaluation.compare import (
     check_arms,
     check_budgets,
     parse_budgets,
-    reference_budget,
+    primary_arm,
+    selection_budget,
     verdict,
 )
 from twoviews.evaluation.features import Embeddings
 from twoviews.evaluation.finetune import Classifier
 from twoviews.evaluation.gallery import build_gallery
-from twoviews.evaluation.metrics import confusion, per_class
+from twoviews.evaluation.metrics import classification_metrics, confusion, per_class
 from twoviews.evaluation.probe import LinearProbe
-from twoviews.jobs.arms import PIXEL_SIDE, Arms, seeds_of
+from twoviews.jobs.arms import Arms
 from twoviews.jobs.classifier import save_classifier
 from twoviews.jobs.labelled import Labelled, load_labelled
+from twoviews.jobs.length import seeds_of
+from twoviews.jobs.protocol import protocol
 from twoviews.narrate import Narrator
 from twoviews.report import write_report
-from twoviews.run import Run, provenance, write_json, write_rows, write_text
+from twoviews.run import Run, write_json, write_rows, write_text
 
 FINISHING_SECONDS = 20
 """Of a `minutes` budget, kept for pictures and page."""
@@ -47,12 +51,12 @@ FINISHING_SECONDS = 20
 def evaluate(
     run: Run | str | Path,
     *,
-    train: Spec,
     test: Spec,
+    train: Spec | None = None,
     val: Spec | None = None,
     arms: Sequence[str] | None = None,
-    labels_per_class: str | Iterable[Budget] = "1,5,10,all",
-    seeds: int = 5,
+    labels_per_class: str | Iterable[Budget] | None = None,
+    seeds: int | None = None,
     minutes: float | None = None,
     encoder: Callable[[], nn.Module] | None = None,
     labels: str | Path | None = None,
@@ -64,26 +68,30 @@ def evaluate(
 
     Also writes the classifier and the report.
 
-    `train`, `val`, `test`: labelled data. Without `val`, a stratified fifth of train (at most 5,000) is held out for
-    choosing settings. `labels_per_class`: budgets, e.g. "1,5,10,all". `arms`: of `ARMS`; naming `finetune` or
-    `supervised` also runs them on more than `evaluate.all_limit` labels. `minutes`: of the whole call; fewer updates,
-    then fewer seeds are used to fit, the same for fine-tuning and the baseline, and what was cut is in the result.
-    `encoder`: for a run that trained your own module, the function that makes it with random weights. `labels`: a
-    manifest joined to all data by id. `exclude`: a CSV file with ids of train to leave out, as `check` writes it; what
-    lies in test too leaves train by itself.
+    `test`, `train`, `val`: labelled data; without `train`, the labelled part that the run was trained on. Without
+    `val`, a stratified fifth of train (at most 5,000), or `evaluate.validation` of it, is held out for choosing
+    settings. `labels_per_class`: budgets, e.g. "1,5,10,all". `arms`: of `ARMS`, all but `linear-adam` by default;
+    naming `finetune` or `supervised` also runs them on more than `evaluate.all_limit` labels. `minutes`: of the whole
+    call; fewer updates, then fewer seeds are used to fit, the same for fine-tuning and the baseline, and what was cut
+    is in the result. `encoder`: for a run that trained your own module, the function that makes it with random
+    weights. `labels`: a manifest joined to all data by id. `exclude`: a CSV file with ids of train to leave out, as
+    `check` writes it; what lies in test too leaves train by itself.
 
     Raises `UsageError` for a run that is not finished, unknown arms and budgets; `DataError` for labels that do not
     suffice.
     """
     if minutes is not None and not minutes > 0:
         raise UsageError(f"evaluate needs a positive time, got {minutes} minutes")
-    wanted, budgets = check_request(arms=arms, labels_per_class=labels_per_class, seeds=seeds)
+    if arms is not None or labels_per_class is not None:
+        check_request(arms=arms, labels_per_class=labels_per_class or "all", seeds=1)
     distributed.join()
     deadline = None if minutes is None else time.monotonic() + 60 * minutes - FINISHING_SECONDS
     narrator = narrator or Narrator()
     run = run if isinstance(run, Run) else Run(run)
     info = run.require_finished()
     config = make_recipe(run.settings(), origin=str(run.config))
+    arms, labels_per_class, seeds = requested(config, arms=arms, labels_per_class=labels_per_class, seeds=seeds)
+    wanted, budgets = check_request(arms=arms, labels_per_class=labels_per_class, seeds=seeds)
     compute = choose_compute(
         device=config.train.device,
         precision=info["precision"],
@@ -97,6 +105,8 @@ def evaluate(
         test=test,
         labels=labels,
         exclude=exclude,
+        part=config.evaluate.validation,
+        split_seed=config.evaluate.split_seed,
         download=download,
         narrator=narrator,
     )
@@ -106,7 +116,8 @@ def evaluate(
     comparison = Comparison(data.split)
     room = Arms(run, config, info, compute=compute, data=data, module=encoder, narrator=narrator)
     all_budgets = list(budgets)
-    list_of_seeds = list(range(seeds))
+    first_seed = config.evaluate.first_seed
+    list_of_seeds = list(range(first_seed, first_seed + seeds))
     last = budgets[-1]
 
     # Arms on cached features: cheap, so all of them, at every budget.
@@ -117,7 +128,7 @@ def evaluate(
 
             def run_cached(unit: tuple[Budget, int], arm: Arm = arm) -> dict[str, Any]:
                 tick(distributed.size())
-                return comparison.run_arm(arm, *unit, keep_model=unit == (last, 0))
+                return comparison.run_arm(arm, *unit, keep_model=unit == (last, first_seed))
 
             for record in distributed.spread([(b, s) for b in budgets for s in seeds_of(b, list_of_seeds)], run_cached):
                 comparison.add(record)
@@ -126,14 +137,16 @@ def evaluate(
     names = [arm for arm in TRAINED_ARMS if arm in wanted]
     trained_budgets = [b for b in budgets if b != "all" or _train_all(data, config, asked=arms, narrator=narrator)]
     cut: list[str] = []
-    updates = config.evaluate.updates
+    length = room.length
     if names and trained_budgets:
-        updates, kept, cut = room.fit_to_time(names, trained_budgets, list_of_seeds, deadline)
+        length, kept, cut = room.length_in_time(names, trained_budgets, list_of_seeds, deadline)
         for text in cut:
             narrator.warn(text)
-        trained = [room.trained_arm(name, updates) for name in names]
+        trained = [room.trained_arm(name, length, largest=trained_budgets[-1]) for name in names]
         units = [(b, s) for s in kept for b in trained_budgets if s in seeds_of(b, kept)]
-        trials = sum(len(arm.settings) for arm in trained) if reference_budget(trained_budgets) else 0
+        trials = sum(
+            len(arm.settings) for arm in trained if selection_budget(data.split, arm.settings, trained_budgets)
+        )
         with narrator.track(len(units) * len(trained) + trials, "fine-tuning and baseline") as tick:
             room.tick = tick
             for arm in trained:
@@ -146,7 +159,7 @@ def evaluate(
                 if deadline is not None and started + slowest > deadline and [unit] != first:
                     return []
                 # Both arms of a pair, or neither: differences stay paired.
-                records = [comparison.run_arm(arm, *unit, keep_model=unit[1] == 0) for arm in trained]
+                records = [comparison.run_arm(arm, *unit, keep_model=unit[1] == first_seed) for arm in trained]
                 slowest = max(slowest, time.monotonic() - started)
                 return records
 
@@ -160,22 +173,21 @@ def evaluate(
 
     order = {arm: i for i, arm in enumerate(ARMS)}
     comparison.rows.sort(key=lambda r: (order[r["arm"]], budgets.index(r["labels_per_class"]), r["seed"]))
-    shipped = _ship_classifier(room, comparison)
+    shipped = _ship_classifier(room, comparison, budgets)
     # The baseline starts from random weights: what public weights brought is not credited to the pictures.
     init = config.encoder.init
     subject = "self-supervision" if init is None else f"self-supervision on top of the initial weights ({init})"
     results = {
         "rows": comparison.rows,
-        "protocol": _protocol(
-            room, comparison, budgets, list_of_seeds, updates, names, seconds=time.monotonic() - began
-        ),
+        "protocol": protocol(room, comparison, budgets, list_of_seeds, length, names, seconds=time.monotonic() - began),
         "verdict": verdict(comparison, budgets, subject=subject),
         "classes": list(data.split.classes),
         "classifier": shipped,
         "cut": cut,
         "excluded": data.excluded,
     }
-    curves = list(chain.from_iterable(distributed.exchange(room.curves)))
+    # Trials first, whichever process ran them: the last curve of an arm, budget and seed is the one that counts.
+    curves = [row for part in (room.trial_curves, room.curves) for row in chain(*distributed.exchange(part))]
     if distributed.is_main():
         _write_pictures(room, comparison, shipped)
         write_json(run.results, results)
@@ -185,73 +197,42 @@ def evaluate(
     return results
 
 
+def requested(
+    config: Recipe,
+    *,
+    arms: Sequence[str] | None,
+    labels_per_class: str | Iterable[Budget] | None,
+    seeds: int | None,
+) -> tuple[Sequence[str] | None, str | Iterable[Budget], int]:
+    """What is asked for, and else what the configuration says."""
+    e = config.evaluate
+    return (
+        arms if arms is not None else e.arms,
+        labels_per_class if labels_per_class is not None else e.labels_per_class,
+        seeds if seeds is not None else e.seeds,
+    )
+
+
 def check_request(
     *, arms: Sequence[str] | None, labels_per_class: str | Iterable[Budget], seeds: int
 ) -> tuple[tuple[str, ...], tuple[Budget, ...]]:
     """The arms and budgets asked for. Raises `UsageError`; called before anything costly."""
-    wanted, budgets = check_arms(arms if arms is not None else ARMS), parse_budgets(labels_per_class)
+    wanted, budgets = check_arms(arms if arms is not None else DEFAULT_ARMS), parse_budgets(labels_per_class)
     if seeds < 1 or not wanted or not budgets:
         raise UsageError(f"evaluate needs an arm, a label budget and a seed, got {arms}, {labels_per_class!r}, {seeds}")
     return wanted, budgets
 
 
-def _protocol(
-    room: Arms,
-    comparison: Comparison,
-    budgets: Sequence[Budget],
-    seeds: Sequence[int],
-    updates: int,
-    trained: Sequence[str],
-    *,
-    seconds: float,
-) -> dict[str, Any]:
-    """How the numbers came about."""
-    o = room.options
-    return {
-        "train": room.data.train.spec,
-        "test": room.data.test.spec,
-        "validation": room.data.val_origin,
-        "pool_overlap": room.data.overlap,
-        "n_train_available": len(room.data.train),
-        "n_val": len(room.data.val),
-        "n_test": len(room.data.test),
-        "labels_per_class": list(budgets),
-        "seeds": len(seeds),
-        "subsets": "stratified, seeded, nested over budgets, the same for all arms; one seed at all labels",
-        "pretraining": "run once, without labels; only the label subsets and the classifiers are reseeded",
-        "features": "h, the encoder's output, of one clean view; never the projection z",
-        "knn": f"cosine, {o.knn_k} neighbours or all if fewer, weights exp(similarity / {o.knn_temperature:g})",
-        "linear": "multinomial logistic regression by L-BFGS on standardised features; mean loss + strength x squared "
-        "weights, intercept free, strength = penalty / labels",
-        "trained": f"{' and '.join(trained)}: {updates} updates of {o.batch_size} samples, AdamW, warm-up and cosine, "
-        f"views '{o.policy}', last update; the encoder's rate is {o.encoder_lr_ratio:g} of the head's in fine-tuning, "
-        "1 in the baseline; fine-tuning starts from the linear probe"
-        if trained
-        else "not run",
-        "batchnorm": "statistics re-estimated on 512 clean training samples without labels, in both trained arms alike",
-        "floors": f"random-linear: the same network with random weights; pixels: the clean view at "
-        f"{min(PIXEL_SIDE, room.clean.image_size)} px",
-        "selection": f"one setting an arm, on validation at the reference budget; below {FIXED_BELOW} labels a class "
-        "fixed beforehand (n_val = 0)",
-        "settings": comparison.chosen,
-        "test_reads": "each arm's once, after its setting was chosen",
-        "metrics": "macro averages over classes; scikit-learn's definitions",
-        "encoder_hash": room.encoder_hash,
-        "frozen": "a hash over weights and buffers was equal before and after the frozen arms",
-        "data_fingerprints": {n: c.fingerprint for n, c in room._parts().items()},
-        "seconds": round(seconds, 1),
-        "command": provenance()["command"],
-    }
+def _ship_classifier(room: Arms, comparison: Comparison, budgets: Sequence[Budget]) -> dict[str, Any] | None:
+    """Write the best model of the pretrained arms, and give its metrics.
 
-
-def _ship_classifier(room: Arms, comparison: Comparison) -> dict[str, Any] | None:
-    """Write the validation-best model of the largest budgets that linear and fine-tune reached; its metrics."""
-    best: tuple[float, tuple[str, Budget, int]] | None = None
-    for key in comparison.shippable:
-        if key[0] in ("linear", "finetune"):
-            accuracy = comparison.val_accuracy.get(key, 0.0)
-            if best is None or accuracy > best[0]:
-                best = (accuracy, key)
+    Best on validation; without validation, that of the verdict's arm at the largest budget it reached.
+    """
+    found = [key for key in comparison.shippable if key[0] in PRETRAINED_ARMS]
+    best = max(found, key=lambda key: comparison.val_accuracy.get(key, 0.0), default=None)
+    if not len(room.data.val):
+        primary = primary_arm(comparison, budgets)
+        best = max((key for key in found if key[0] == primary), key=lambda key: budgets.index(key[1]), default=None)
     if best is None:  # one of an earlier evaluation would not fit these results
         if distributed.is_main():
             if room.run.classifier.exists():
@@ -261,8 +242,10 @@ def _ship_classifier(room: Arms, comparison: Comparison) -> dict[str, Any] | Non
             shutil.rmtree(room.run.classifier, ignore_errors=True)
             (room.run.evaluation / "predictions.csv").unlink(missing_ok=True)
         return None
-    accuracy, key = best
+    key = best
     arm, budget, seed = key
+    accuracy = comparison.val_accuracy.get(key)
+    validated = {"val_accuracy": None if accuracy is None else round(accuracy, 4)}
     model = comparison.models.get(key)
     if model is not None:  # in the one process that fitted it
         save_classifier(
@@ -271,7 +254,7 @@ def _ship_classifier(room: Arms, comparison: Comparison) -> dict[str, Any] | Non
             classifier=model if isinstance(model, Classifier) else None,
             encoder=room.run.encoder,
             classes=room.data.split.classes,
-            facts={"arm": arm, "labels_per_class": budget, "seed": seed, "val_accuracy": round(accuracy, 4)},
+            facts={"arm": arm, "labels_per_class": budget, "seed": seed, **validated},
         )
     distributed.barrier()
     predicted = comparison.predictions[key]
@@ -280,8 +263,8 @@ def _ship_classifier(room: Arms, comparison: Comparison) -> dict[str, Any] | Non
         "arm": arm,
         "labels_per_class": budget,
         "seed": seed,
-        "val_accuracy": round(accuracy, 4),
-        "accuracy": round(float((predicted == truth).mean()), 4),
+        **validated,
+        **{n: round(v, 4) for n, v in classification_metrics(truth, predicted, classes=len(classes)).items()},
         "per_class": per_class(truth, predicted, classes=list(classes)),
         "confusion": confusion(truth, predicted, classes=len(classes)).tolist(),
     }

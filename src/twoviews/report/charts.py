@@ -30,6 +30,7 @@ ARMS = {
     "finetune": Arm("fine-tuning", "fine-tuned", "s-finetune", "square"),
     "knn": Arm("nearest neighbours", "kNN", "s-knn", "diamond"),
     "supervised": Arm("supervised only", "supervised", "s-supervised", "triangle"),
+    "linear-adam": Arm("linear layer with Adam", "linear Adam", "s-linear dash-1", "circle"),
     "random-linear": Arm("random encoder + linear", "random", "s-floor dash-1", floor=True),
     "pixels-linear": Arm("raw pixels + linear", "pixels", "s-floor dash-2", floor=True),
     "pixels-knn": Arm("raw pixels + kNN", "pixels kNN", "s-floor dash-3", floor=True),
@@ -43,12 +44,16 @@ def arm_of(name: str) -> Arm:
 
 @dataclass(frozen=True)
 class Panel:
-    """A chart with its title and what to read from it; `narrow` is the same chart laid out for a phone."""
+    """A chart with its title and what to read from it; `narrow` is the same chart laid out for a phone.
+
+    `legend`: (swatch, name) of each line, where the chart has one of its own.
+    """
 
     title: str
     chart: Markup
     note: str = ""
     narrow: Markup | None = None
+    legend: tuple[tuple[Markup, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -229,13 +234,13 @@ def health_panels(metrics: Sequence[Metric]) -> list[Panel]:
 
 
 def training_panels(curves: Sequence[CurvePoint]) -> list[Panel]:
-    """The trained arms, a panel a budget: validation accuracy where it was followed, else training loss."""
+    """The trained arms, a panel a budget: validation accuracy where it was followed in all, else training loss."""
     panels = []
-    runs = _last_runs(curves)
+    runs = last_runs(curves)
     for budget in order_budgets(budget for _, budget, _ in runs):
         here = {(arm, seed): points for (arm, b, seed), points in runs.items() if b == budget}
         # One value at the end is a result, not a curve.
-        followed = any(sum(p.val_accuracy is not None for p in points) > 1 for points in here.values())
+        followed = all(sum(p.val_accuracy is not None for p in points) > 1 for points in here.values())
         lines = []
         for name in order_arms(arm for arm, _ in here):
             for (arm, seed), points in here.items():
@@ -252,7 +257,7 @@ def training_panels(curves: Sequence[CurvePoint]) -> list[Panel]:
     return panels
 
 
-def _last_runs(curves: Sequence[CurvePoint]) -> dict[tuple[str, Budget, int | None], list[CurvePoint]]:
+def last_runs(curves: Sequence[CurvePoint]) -> dict[tuple[str, Budget, int | None], list[CurvePoint]]:
     """The last training of each (arm, budget, seed): those before it tried settings."""
     runs: dict[tuple[str, Budget, int | None], list[CurvePoint]] = {}
     for point in curves:

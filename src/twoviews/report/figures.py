@@ -79,12 +79,15 @@ def line_chart(
     right: int = 14,
     reference: tuple[float, str] | None = None,
     gap: float | None = None,
+    aside: bool = False,
 ) -> Markup:
     """Lines over a grid, with bands, markers, texts at the ends, a dotted reference level and an axis gap.
 
-    `right` is the margin in which the texts at the ends stand; `gap` is an x at which the axis is broken.
+    Titles of the axes stand below the one and on top of the other.
+    `right` is the margin in which the texts at the ends stand, with `aside` those of shorter lines too, which would lie
+    on other lines; `gap` is an x at which the axis is broken.
     """
-    left, top, bottom = 44, 14, height - 40
+    left, top, bottom = 44, 34 if y.title else 14, height - 40
     stop = width - right
 
     def at(point: Point) -> Point:
@@ -123,7 +126,7 @@ def line_chart(
             parts.append(element("g", {"data-of": index}, *marks))
     ends = [(at(line.points[-1]), line) for line in lines if line.end and line.points]
     for height_at, (place, line) in zip(_spread([p[1] for p, _ in ends], top, bottom), ends, strict=True):
-        parts.append(_text(line.end, place[0] + 9, height_at + 4, f"end-label {line.css}"))
+        parts.append(_text(line.end, (stop if aside else place[0]) + 9, height_at + 4, f"end-label {line.css}"))
     frame = {
         "class": "chart",
         "viewBox": f"0 0 {width} {height}",
@@ -221,6 +224,8 @@ def _grid(x: Axis, y: Axis, *, left: int, top: int, bottom: int, stop: int) -> M
         parts.append(_text(text, where, bottom + 18, "tick middle"))
     parts.append(_path(f"M{left} {bottom}H{stop}", "axis"))
     parts.append(_text(x.title, (left + stop) / 2, bottom + 35, "axis-title middle"))
+    if y.title:
+        parts.append(_text(y.title, 2, 12, "axis-title"))
     return Markup("").join(parts)
 
 

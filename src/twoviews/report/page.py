@@ -10,6 +10,7 @@ from markupsafe import Markup
 
 from twoviews.report import charts
 from twoviews.report.charts import Spread
+from twoviews.report.curves import epoch_panels
 from twoviews.report.figures import confusion_matrix, element
 from twoviews.report.parts import Info, Results
 from twoviews.report.pictures import contact_sheet, embedding_map, neighbour_rows, sprite_sheet, visible
@@ -81,6 +82,7 @@ def render(record: Record) -> str:
         budget_panel=charts.budget_panel(results.rows),
         budget_legend=charts.legend(row.arm for row in results.rows),
         tables=_tables(results),
+        epochs=epoch_panels(record.metrics, record.curves, info=record.info, protocol=results.protocol),
         pretraining=charts.pretraining_panels(record.metrics, chance_loss=record.info.chance_loss),
         trained=charts.training_panels(record.curves),
         trained_legend=charts.legend(point.arm for point in record.curves),

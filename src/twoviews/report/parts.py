@@ -43,6 +43,8 @@ class Info(Part):
     device: Any = None
     precision: Any = None
     seed: Any = None
+    probe_data: Any = None
+    labelled: dict[str, Any] | None = None
     git: dict[str, Any] | None = None
     encoder: Any = None
     data: dict[str, Any] | None = None
@@ -74,6 +76,7 @@ class Metric(Part):
     """A line of `metrics.jsonl`: a training step, or an evaluation on the way."""
 
     step: int
+    epoch: Number = None
     event: str | None = None
     loss: Number = None
     contrastive_accuracy: Number = None
@@ -82,6 +85,7 @@ class Metric(Part):
     uniformity: Number = None
     online_knn: Number = None
     online_linear: Number = None
+    online_probe: Number = None
 
 
 class Row(Part):
@@ -134,6 +138,9 @@ class Classifier(Part):
     arm: str | None = None
     labels_per_class: int | Literal["all"] | None = None
     accuracy: Number = None
+    precision_macro: Number = None
+    recall_macro: Number = None
+    f1_macro: Number = None
     per_class: list[ClassScore] = []
     confusion: list[list[int]] = []
 
@@ -163,6 +170,7 @@ class CurvePoint(Part):
     labels_per_class: int | Literal["all"]
     seed: int | None = None
     update: int
+    epoch: Number = None
     train_loss: Number = None
     val_accuracy: Number = None
 

@@ -1,0 +1,108 @@
+import numpy as np
+import pytest
+
+from twoviews.errors import UsageError
+from twoviews.evaluation.compare import (
+    ARMS,
+    DEFAULT_ARMS,
+    Arm,
+    Comparison,
+    Fitted,
+    Split,
+    check_arms,
+    primary_arm,
+    selection_budget,
+    verdict,
+)
+
+LABELS = np.arange(60) % 3
+
+
+def split_of(*, val=30):
+    return Split(LABELS, LABELS[:val], LABELS[:30], ("a", "b", "c"))
+
+
+def scores(truth, *, wrong):
+    predicted = truth.copy()
+    predicted[:wrong] = (truth[:wrong] + 1) % 3
+    return np.eye(3)[predicted]
+
+
+def arm_of(name, *, wrong, settings=(None,), calls=None):
+    """An arm that errs `wrong` times, or as often as its setting says."""
+
+    def fit(indices, setting, *, seed, budget, trial):
+        if calls is not None:
+            calls.append((setting, seed, budget, trial, len(indices)))
+        errors = wrong if setting is None else setting
+        return Fitted(scores(split.val, wrong=errors), lambda: scores(split.test, wrong=errors), model=name)
+
+    split = split_of()
+    return Arm(name, fit, settings=settings, fixed=settings[0])
+
+
+def compared(arms, *, budgets=(5,), seeds=(0, 1), val=30):
+    comparison = Comparison(split_of(val=val))
+    for arm in arms:
+        comparison.choose(arm, budgets, seeds)
+        for budget in budgets:
+            for seed in seeds:
+                comparison.add(comparison.run_arm(arm, budget, seed, keep_model=seed == 0))
+    return comparison
+
+
+def test_a_fit_is_told_whether_it_is_a_trial():
+    calls = []
+    comparison = compared([arm_of("linear", wrong=0, settings=(9, 3, 6), calls=calls)], budgets=(1, 5), seeds=(0, 1))
+    trials = [(setting, seed, 5, True, 15) for setting in (9, 3, 6) for seed in (0, 1)]
+    assert calls == [*trials, *[(9, s, 1, False, 3) for s in (0, 1)], *[(3, s, 5, False, 15) for s in (0, 1)]]
+    assert comparison.chosen["linear"]["setting"] == 3
+    assert [row["n_val"] for row in comparison.rows] == [0, 0, 30, 30]
+
+
+def test_without_validation_nothing_is_tried():
+    calls = []
+    arm = arm_of("linear", wrong=0, settings=(9, 3, 6), calls=calls)
+    comparison = Comparison(split_of(val=0))
+    assert comparison.choose(arm, (1, 5, "all"), (0,)) == 9
+    assert (calls, comparison.chosen["linear"]["reference_budget"]) == ([], None)
+    assert selection_budget(comparison.split, (1, 2), (5, "all")) is None
+    assert selection_budget(split_of(), (1, 2), (5, "all")) == 5
+    assert selection_budget(split_of(), (1,), (5, "all")) is None
+
+
+@pytest.mark.parametrize(
+    ("errors", "val", "primary"),
+    [
+        ({"linear": 6, "linear-adam": 2, "finetune": 4}, 30, "linear-adam"),
+        ({"linear": 6, "linear-adam": 9, "finetune": 4}, 30, "finetune"),
+        ({"linear": 4, "finetune": 4}, 30, "linear"),
+        ({"linear": 0, "linear-adam": 0, "finetune": 20}, 0, "finetune"),  # test errors decide nothing
+        ({"linear": 9, "linear-adam": 0}, 0, "linear"),
+        ({"linear-adam": 5}, 0, "linear-adam"),
+        ({"knn": 0, "supervised": 0}, 0, None),
+    ],
+)
+def test_the_verdict_s_arm(errors, val, primary):
+    comparison = compared([arm_of(name, wrong=wrong) for name, wrong in errors.items()], val=val)
+    assert primary_arm(comparison, (5,)) == primary
+    assert verdict(comparison, (5,))["primary_arm"] == primary
+
+
+def test_the_verdict_names_the_layer_that_adam_trained():
+    found = verdict(compared([arm_of("linear-adam", wrong=1), arm_of("supervised", wrong=7)]), (5,))
+    assert found["comparisons"][0]["mean_difference"] == pytest.approx(6 / 30)
+    assert "a softmax layer on the frozen encoder, trained with Adam" in found["sentence"]
+
+
+def test_every_row_has_accuracy_and_the_macro_scores():
+    (row, _) = compared([arm_of("linear", wrong=3)]).rows
+    assert {"accuracy", "balanced_accuracy", "precision_macro", "recall_macro", "f1_macro"} < row.keys()
+    assert row["accuracy"] == row["recall_macro"] == 0.9
+
+
+def test_arms_have_their_order_and_names():
+    assert set(ARMS) - set(DEFAULT_ARMS) == {"linear-adam"}
+    assert check_arms(["supervised", "linear-adam", " knn"]) == ("knn", "linear-adam", "supervised")
+    with pytest.raises(UsageError, match="linear-adam"):
+        check_arms(["linear-adm"])
