@@ -57,6 +57,10 @@ class Run:
         return self.path / "rejected.csv"
 
     @property
+    def labelled(self) -> Path:
+        return self.path / "labelled.csv"
+
+    @property
     def views(self) -> Path:
         return self.path / "views.png"
 

@@ -8,7 +8,7 @@ from time import localtime, strftime
 from typing import Any
 
 from twoviews.cli.output import make_narrator, print_json, print_table
-from twoviews.cli.shown import show, show_list, show_results, show_scan
+from twoviews.cli.shown import show, show_distillation, show_list, show_results, show_scan
 from twoviews.errors import RefusedError, UsageError
 from twoviews.launched import launched_rank
 from twoviews.narrate import Narrator
@@ -56,7 +56,7 @@ def views(a: argparse.Namespace) -> None:
 
 
 def pretrain(a: argparse.Namespace) -> None:
-    run = _pretrain(a, minutes=a.minutes, narrator=_narrator(a))
+    run = _pretrain(a, labelled=a.labelled, minutes=a.minutes, narrator=_narrator(a))
     info = run.info()
     shown = {"run": str(run.path), **{k: info[k] for k in ("steps", "epochs", "seconds", "encoder_sha256")}}
     show(shown, as_json=a.json)
@@ -72,8 +72,46 @@ def resume(a: argparse.Namespace) -> None:
 
 
 def evaluate(a: argparse.Namespace) -> None:
-    results = _evaluate(a, a.run, minutes=a.minutes, exclude=a.exclude, narrator=_narrator(a))
+    results = _evaluate(a, a.run, train=a.train, minutes=a.minutes, exclude=a.exclude, narrator=_narrator(a))
     show_results(results, a.run, as_json=a.json)
+
+
+def distill(a: argparse.Namespace) -> None:
+    from twoviews.jobs.distill import distill as distill_into
+
+    run = distill_into(
+        a.teacher,
+        a.data,
+        out=a.out,
+        test=a.test,
+        recipe=a.recipe,
+        encoder=a.encoder,
+        init=a.init,
+        image_size=a.image_size,
+        epochs=a.epochs,
+        minutes=a.minutes,
+        fraction=a.fraction,
+        batch_size=a.batch_size,
+        micro_batch=a.micro_batch,
+        seed=a.seed,
+        labelled=a.labelled,
+        probe_data=a.probe_data,
+        labels=a.labels,
+        exclude=a.exclude,
+        settings=a.settings,
+        overwrite=a.overwrite,
+        download=a.download,
+        narrator=_narrator(a),
+    )
+    info = run.info()
+    shown = {"run": str(run.path), **{k: info[k] for k in ("steps", "epochs", "seconds", "encoder_sha256")}}
+    found = info.get("distillation")
+    if a.json:
+        print_json({**shown, "distillation": found})
+        return
+    show(shown, as_json=False)
+    if found is not None:
+        show_distillation(found)
 
 
 def embed(a: argparse.Namespace) -> None:
@@ -112,21 +150,26 @@ def report(a: argparse.Namespace) -> None:
 
 def run(a: argparse.Namespace) -> None:
     from twoviews import distributed
-    from twoviews.jobs.evaluate import check_request
-    from twoviews.jobs.run import run_all
-    from twoviews.jobs.training import check_labelled_sources
+    from twoviews.config import make_recipe, parse_assignment
+    from twoviews.jobs.evaluate import check_request, requested
+    from twoviews.jobs.reading import check_labelled_sources
+    from twoviews.jobs.run import labelled_with, run_all
+    from twoviews.recipes import load_recipe
 
     arms = a.arms.split(",") if a.arms else None
-    check_request(arms=arms, labels_per_class=a.labels_per_class, seeds=a.seeds)
+    config = make_recipe(load_recipe(a.recipe), *map(parse_assignment, a.settings))
+    asked = requested(config, arms=arms, labels_per_class=a.labels_per_class, seeds=a.seeds)
+    check_request(arms=asked[0], labels_per_class=asked[1], seeds=asked[2])
+    labelled, train = labelled_with(config, a.train)
     distributed.join()
     with distributed.one_before_others():
         check_labelled_sources(a.train, a.val, a.test, labels=a.labels, download=a.download)
 
     def pretrained(minutes: float | None, narrator: Narrator) -> Any:
-        return _pretrain(a, minutes=minutes, narrator=narrator)
+        return _pretrain(a, labelled=labelled, minutes=minutes, narrator=narrator)
 
     def evaluated(path: Any, minutes: float | None, narrator: Narrator) -> Any:
-        return _evaluate(a, path, minutes=minutes, narrator=narrator)
+        return _evaluate(a, path, train=train, minutes=minutes, narrator=narrator)
 
     finished, results = run_all(pretrained, evaluated, minutes=a.minutes, narrator=_narrator(a))
     show_results(results, finished.path, as_json=a.json)
@@ -194,6 +237,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "pretrain": pretrain,
     "resume": resume,
     "evaluate": evaluate,
+    "distill": distill,
     "embed": embed,
     "predict": predict,
     "report": report,
@@ -209,7 +253,7 @@ def _narrator(a: argparse.Namespace) -> Narrator:
     return make_narrator(quiet=a.quiet or launched_rank() > 0)
 
 
-def _pretrain(a: argparse.Namespace, *, minutes: float | None, narrator: Narrator) -> Any:
+def _pretrain(a: argparse.Namespace, *, labelled: Any, minutes: float | None, narrator: Narrator) -> Any:
     from twoviews.jobs.pretrain import pretrain as pretrain_data
 
     return pretrain_data(
@@ -221,9 +265,11 @@ def _pretrain(a: argparse.Namespace, *, minutes: float | None, narrator: Narrato
         image_size=a.image_size,
         epochs=a.epochs,
         minutes=minutes,
+        fraction=a.fraction,
         batch_size=a.batch_size,
         micro_batch=a.micro_batch,
         seed=a.seed,
+        labelled=labelled,
         probe_data=a.probe_data,
         labels=a.labels,
         exclude=a.exclude,
@@ -235,13 +281,19 @@ def _pretrain(a: argparse.Namespace, *, minutes: float | None, narrator: Narrato
 
 
 def _evaluate(
-    a: argparse.Namespace, run: Any, *, minutes: float | None, exclude: str | None = None, narrator: Narrator
+    a: argparse.Namespace,
+    run: Any,
+    *,
+    train: Any,
+    minutes: float | None,
+    exclude: str | None = None,
+    narrator: Narrator,
 ) -> dict[str, Any]:
     from twoviews.jobs.evaluate import evaluate as evaluate_run
 
     return evaluate_run(
         run,
-        train=a.train,
+        train=train,
         test=a.test,
         val=a.val,
         arms=a.arms.split(",") if a.arms else None,

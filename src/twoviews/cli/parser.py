@@ -114,11 +114,23 @@ def build_parser() -> Parser:
         "twoviews evaluate runs/a --train labelled/train --test labelled/test --labels-per-class 1,5,10,all",
     )
     sub.add_argument("run", metavar="RUN", help="run directory")
-    _evaluating(sub, required=True)
+    _evaluating(sub)
     _exclude(sub, "--train")
     sub.add_argument("--minutes", type=float, help="time for the whole comparison; what was cut is said")
     _devices(sub)
     _download(sub)
+    _common(sub)
+
+    sub = command(
+        "distill",
+        "train a smaller network on what a run's classifier says of unlabelled images",
+        "twoviews distill runs/a photos/ --encoder resnet18 --test labelled/test --out runs/small",
+    )
+    sub.add_argument("teacher", metavar="TEACHER_RUN", help="run directory with the classifier that evaluate fitted")
+    _data(sub, "data")
+    _pretraining(sub)
+    _data(sub, "--test", text="labelled data on which teacher and student are compared at the end")
+    _labels(sub)
     _common(sub)
 
     sub = command("embed", "write the encoder's vectors", "twoviews embed runs/a photos/ --out vectors/")
@@ -148,8 +160,8 @@ def build_parser() -> Parser:
         "twoviews run photos/ --train labelled/train --test labelled/test --minutes 60 --out runs/a",
     )
     _data(sub, "data")
-    _pretraining(sub)
-    _evaluating(sub, required=True)
+    _pretraining(sub, labelled=False)
+    _evaluating(sub)
     _common(sub)
 
     sub = command("cache", "list decoded images on disk, or remove some", "twoviews cache remove all")
@@ -168,7 +180,7 @@ def build_parser() -> Parser:
     return parser
 
 
-def _pretraining(sub: Parser) -> None:
+def _pretraining(sub: Parser, *, labelled: bool = True) -> None:
     sub.add_argument("--out", required=True, help="run directory")
     _recipe(sub)
     sub.add_argument("--encoder", help="name of the network: see twoviews encoders; any timm or torchvision name")
@@ -179,10 +191,13 @@ def _pretraining(sub: Parser) -> None:
     length.add_argument(
         "--minutes", type=float, help="time to use; the number of steps is fixed at the start and recorded"
     )
+    sub.add_argument("--fraction", type=float, help="train this part of the recipe's length, with its whole schedule")
     sub.add_argument("--batch-size", type=int, help="samples that are compared with each other in a step")
     _micro_batch(sub)
     _devices(sub)
     sub.add_argument("--seed", type=int, help="decides initial weights, order and augmentation")
+    if labelled:
+        _data(sub, "--labelled", text="labelled data that is trained on together with DATA, with a probe on it")
     _data(sub, "--probe-data", text="labelled data for online kNN and linear probe; not trained on")
     _exclude(sub, "DATA")
     _settings(sub)
@@ -190,17 +205,18 @@ def _pretraining(sub: Parser) -> None:
     _download(sub)
 
 
-def _evaluating(sub: Parser, *, required: bool) -> None:
-    _data(sub, "--train", required=required, text="labelled data to learn from")
-    _data(sub, "--test", required=required, text="labelled data for the reported numbers")
+def _evaluating(sub: Parser) -> None:
+    _data(sub, "--train", text="labelled data to learn from (default: what the run was trained on together with DATA)")
+    _data(sub, "--test", required=True, text="labelled data for the reported numbers")
     _data(sub, "--val", text="labelled data for choosing settings (default: a fifth of train)")
     _labels(sub)
     sub.add_argument(
         "--arms",
-        help="comma-separated: knn,linear,finetune,supervised,random-linear,pixels-linear,pixels-knn",
+        help="comma-separated: knn,linear,finetune,supervised,random-linear,pixels-linear,pixels-knn (default: these), "
+        "linear-adam",
     )
-    sub.add_argument("--labels-per-class", default="1,5,10,all", help="label budgets (default: %(default)s)")
-    sub.add_argument("--seeds", type=int, default=5, help="label subsets a budget (default: %(default)s)")
+    sub.add_argument("--labels-per-class", help="label budgets (default: the recipe's, else 1,5,10,all)")
+    sub.add_argument("--seeds", type=int, help="label subsets a budget (default: the recipe's, else 5)")
 
 
 def _data(sub: Parser, name: str, *, required: bool = False, text: str = DATA_HELP) -> None:

@@ -77,6 +77,19 @@ def show_list(columns: tuple[str, ...], rows: Sequence[tuple[str, ...]], *, as_j
         print_table(columns, rows)
 
 
+def show_distillation(found: dict[str, Any]) -> None:
+    """Test accuracy and size of student and teacher, and what their difference allows to say."""
+    rows = [
+        (name, f"{100 * found[name]['accuracy']:.1f}", f"{found[name]['parameters']:,}")
+        for name in ("teacher", "student")
+    ]
+    title = f"test accuracy in %, on {found['n_test']:,} items of {found['test']}"
+    print_table(["network", "accuracy", "parameters"], rows, title=title, numbers=True)
+    d = found["difference"]
+    values = [100 * d[name] for name in ("student_less_teacher", "low", "high")]
+    print(f"student less teacher: {values[0]:+.1f} points ({values[1]:+.1f} to {values[2]:+.1f}); {d['interval']}")
+
+
 def show_results(results: dict[str, Any], run: Any, *, as_json: bool) -> None:
     """Test accuracy in %, mean and standard deviation over seeds; then the verdict."""
     if as_json:

@@ -88,6 +88,23 @@ def predict(
     narrator = narrator or Narrator()
     run = run if isinstance(run, Run) else Run(run)
     info = run.require_finished()
+    classifier, classes = load_classifier(run, encoder=encoder)
+    preprocessing = Preprocessing.of(run.encoder)
+    corpus = preprocessing.load(data, download=download, narrator=narrator)
+    compute = choose_compute(device="auto", precision=info["precision"], threads=info["threads"], narrator=narrator)
+    compute.place(classifier)
+    scores = class_scores(classifier, batches(corpus, preprocessing.views(), compute=compute), compute=compute)
+    best = scores.argmax(1)
+    top = scores[np.arange(len(scores)), best]
+    return [Prediction(i, classes[b], round(float(p), 4)) for i, b, p in zip(corpus.ids, best, top, strict=True)]
+
+
+def load_classifier(run: Run, *, encoder: nn.Module | None = None) -> tuple[Classifier, tuple[str, ...]]:
+    """The classifier of a finished run, in evaluation mode on the CPU, and the names of its classes.
+
+    `encoder` and errors: as in `predict`.
+    """
+    run.require_finished()
     if not (run.classifier / "config.json").is_file():
         raise UsageError(
             f"{run.path} has no classifier yet: fit one with twoviews evaluate {run.path} --train DATA --test DATA"
@@ -95,16 +112,7 @@ def predict(
     config = read_json(run.classifier / "config.json")
     if config["encoder_sha256"] != sha256_file(run.encoder / "model.safetensors"):
         raise UsageError(f"{run.classifier} was fitted to another encoder: run twoviews evaluate {run.path} again")
-    preprocessing = Preprocessing.of(run.encoder)
-    corpus = preprocessing.load(data, download=download, narrator=narrator)
-    compute = choose_compute(device="auto", precision=info["precision"], threads=info["threads"], narrator=narrator)
     classifier = Classifier(load_encoder(run.encoder, module=encoder), classes=len(config["classes"]))
     tensors = load((run.classifier / "model.safetensors").read_bytes())
     classifier.load_state_dict(tensors, strict=config["kind"] == "finetuned")
-    compute.place(classifier)
-    scores = class_scores(classifier, batches(corpus, preprocessing.views(), compute=compute), compute=compute)
-    best = scores.argmax(1)
-    top = scores[np.arange(len(scores)), best]
-    return [
-        Prediction(i, config["classes"][b], round(float(p), 4)) for i, b, p in zip(corpus.ids, best, top, strict=True)
-    ]
+    return classifier.eval(), tuple(config["classes"])

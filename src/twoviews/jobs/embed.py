@@ -16,7 +16,7 @@ from twoviews.encoders import load_encoder
 from twoviews.errors import DataError
 from twoviews.evaluation.features import Embeddings, fingerprint_module
 from twoviews.jobs.online import vectors_of
-from twoviews.jobs.training import load_shared
+from twoviews.jobs.reading import load_shared
 from twoviews.narrate import Narrator
 from twoviews.run import Run, read_json
 from twoviews.views.policies import POLICIES, Views

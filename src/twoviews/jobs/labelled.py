@@ -13,7 +13,8 @@ from twoviews.errors import DataError
 from twoviews.evaluation.compare import Split
 from twoviews.evaluation.subsets import split_validation
 from twoviews.jobs.embed import Preprocessing
-from twoviews.jobs.training import load_shared
+from twoviews.jobs.parts import TRAIN, VALIDATION, read_parts
+from twoviews.jobs.reading import load_shared
 from twoviews.narrate import Narrator
 from twoviews.run import Run
 
@@ -37,24 +38,34 @@ class Labelled:
 def load_labelled(
     run: Run,
     *,
-    train: Spec,
+    train: Spec | None,
     val: Spec | None,
     test: Spec,
     labels: str | Path | None = None,
     exclude: str | Path | None = None,
+    part: float | None = None,
+    split_seed: int = 0,
     download: bool,
     narrator: Narrator,
 ) -> Labelled:
     """Decode the labelled parts as the run's encoder wants them, and hold out validation where none is given.
 
-    What lies in test as well leaves train and validation. `labels`: a manifest joined to all parts by id. `exclude`: a
-    CSV file with the ids of train that are left out.
+    Without `train`, it is the labelled data that the run was trained on, and its validation. `part`, `split_seed`: how
+    much is held out and by which draw, as `split_validation` takes them. What lies in test as well leaves train and
+    validation. `labels`: a manifest joined to all parts by id. `exclude`: a CSV file with the ids of train that are
+    left out.
 
     Raises `DataError` for a part without labels, and for classes of val or test that train lacks.
     """
     parts: dict[str, Corpus] = {}
     excluded = []
     storage = Preprocessing.of(run.encoder).storage
+    if train is None:
+        own = read_parts(run, storage=storage, download=download, narrator=narrator)
+        parts["train"] = own[TRAIN]
+        if val is None and VALIDATION in own:
+            parts["val"] = own[VALIDATION]
+    origin = "given by --val" if val is not None else "held out before pretraining"
     for name, spec in (("train", train), ("val", val), ("test", test)):
         if spec is None:
             continue
@@ -94,12 +105,14 @@ def load_labelled(
             excluded += leaks
             for text in leaks:
                 narrator.warn(text)
-    origin = "given by --val"
     if "val" not in parts:
-        keep, held_out = split_validation(parts["train"].labels, seed=0)
+        # What the run was trained on stays whole: its probe has seen all of it.
+        keep, held_out = split_validation(parts["train"].labels, seed=split_seed, part=0.0 if train is None else part)
         origin = (
-            f"a stratified fifth of train, at most 5,000, held out before any subset is drawn: {len(held_out)} labels"
-        )
+            "a stratified fifth of train, at most 5,000" if part is None else f"a stratified {part:.0%} of train"
+        ) + f", held out before any subset is drawn: {len(held_out)} labels"
+        if not len(held_out):
+            origin = "none held out"
         parts["val"] = parts["train"].select(held_out)
         parts["train"] = parts["train"].select(keep)
     split = Split(parts["train"].labels, parts["val"].labels, parts["test"].labels, classes)

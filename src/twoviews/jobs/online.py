@@ -13,11 +13,14 @@ from twoviews.compute import Compute
 from twoviews.data.corpus import Corpus
 from twoviews.data.loading import fetch
 from twoviews.evaluation.features import embed
-from twoviews.evaluation.health import alignment, effective_rank, uniformity
+from twoviews.evaluation.health import alignment, collapse, effective_rank, spread, uniformity
 from twoviews.evaluation.knn import knn_predict
 from twoviews.evaluation.probe import fit_probe
 from twoviews.evaluation.subsets import split_validation
+from twoviews.narrate import Narrator
 from twoviews.training.loop import Evaluator
+from twoviews.training.online_probe import OnlineProbe
+from twoviews.views.multicrop import AnyViews
 from twoviews.views.policies import Views
 
 HEALTH_SAMPLES = 512
@@ -27,7 +30,7 @@ BATCH = 256
 
 def batches(
     corpus: Corpus,
-    views: Views,
+    views: AnyViews,
     *,
     compute: Compute,
     seed: int = 0,
@@ -42,7 +45,7 @@ def batches(
 
 
 def vectors_of(
-    encoder: nn.Module, corpus: Corpus, views: Views, *, compute: Compute, seed: int = 0, view: int = 0
+    encoder: nn.Module, corpus: Corpus, views: AnyViews, *, compute: Compute, seed: int = 0, view: int = 0
 ) -> np.ndarray:
     """(N, D) float32: `h` of one view of every sample, in every process; each computes its part.
 
@@ -65,17 +68,41 @@ def vectors_of(
     return distributed.gather_rows(vectors, [len(part) for part in parts])
 
 
-def health_evaluator(corpus: Corpus, *, views: Views, clean: Views, compute: Compute, seed: int) -> Evaluator:
-    """Label-free health of `h` on a fixed part of the pool: effective rank, alignment, uniformity."""
+def health_evaluator(
+    corpus: Corpus, *, views: AnyViews, clean: Views, compute: Compute, seed: int, narrator: Narrator
+) -> Evaluator:
+    """Label-free health of `h` on a fixed part of the pool: effective rank, spread, alignment, uniformity.
+
+    A collapse is told, once.
+    """
     chosen = np.random.default_rng(seed).permutation(len(corpus))[:HEALTH_SAMPLES]
     part = corpus.select(np.sort(chosen))
+    told = False
 
     def evaluate(encoder: nn.Module) -> Iterable[tuple[str, float]]:
+        nonlocal told
         plain = torch.from_numpy(vectors_of(encoder, part, clean, compute=compute))
         a, b = (torch.from_numpy(vectors_of(encoder, part, views, compute=compute, view=v)) for v in (0, 1))
-        yield "effective_rank", effective_rank(plain)
+        found = {"effective_rank": effective_rank(plain), "spread": spread(plain)}
+        words = collapse(**found)
+        if words and not told:
+            narrator.warn(words)
+            told = True
+        yield from found.items()
         yield "alignment", alignment(a, b)
         yield "uniformity", uniformity(plain)
+
+    return evaluate
+
+
+def online_evaluator(probe: OnlineProbe, validation: Corpus, *, clean: Views, compute: Compute) -> Evaluator:
+    """Accuracy, on labels that are not trained on, of the probe that is trained beside the method."""
+
+    def evaluate(encoder: nn.Module) -> Iterable[tuple[str, float]]:
+        vectors = torch.from_numpy(vectors_of(encoder, validation, clean, compute=compute))
+        with torch.no_grad():
+            predicted = probe(vectors.to(compute.device)).argmax(1).cpu().numpy()
+        yield "online_probe", float((predicted == validation.labels).mean())
 
     return evaluate
 

@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from twoviews import distributed
 from twoviews.compute import Compute
 from twoviews.data.cache import available_memory
-from twoviews.data.corpus import Corpus
 from twoviews.data.loading import fetch
+from twoviews.data.streams import Streams
 from twoviews.errors import ResourceError, out_of_memory
 from twoviews.jobs.prepare import Job, optimizer_of
 from twoviews.narrate import Narrator
-from twoviews.training.loop import Evaluator, train_step
+from twoviews.training.loop import Evaluator, train_step, views_wanted
 
 PART_OF_MEMORY = 0.8
 """Of what is free, for weights, gradients and graphs; the rest is for what kernels and loss need in passing."""
@@ -31,12 +31,12 @@ PATIENCE_SECONDS = 45
 """Where one step takes long, what it needed besides does not matter, and one is enough."""
 
 
-def measure(job: Job, corpus: Corpus, evaluators: Sequence[Evaluator], seconds: float) -> tuple[float, float]:
+def measure(job: Job, evaluators: Sequence[Evaluator], seconds: float) -> tuple[float, float]:
     """Seconds a step (mean over `seconds`), and seconds of all evaluations, on a copy of the model.
 
     Of the slowest process.
     """
-    method, step = _rehearsal(job, corpus)
+    method, step = _rehearsal(job)
     taken: list[float] = []
     began = time.monotonic()
     for number in range(40):
@@ -58,15 +58,15 @@ def measure(job: Job, corpus: Corpus, evaluators: Sequence[Evaluator], seconds: 
     return distributed.largest(mean), distributed.largest(evaluating)
 
 
-def fitting_micro_batch(job: Job, corpus: Corpus, *, narrator: Narrator) -> int:
+def fitting_micro_batch(job: Job, *, narrator: Narrator) -> int:
     """The largest multiple of `bn_group`, up to the batch, whose graph memory holds; the same in every process.
 
     Raises `ResourceError` where not even one group fits.
     """
     group, own = job.plan.bn_group, job.plan.batch_size // distributed.size()
-    if distributed.largest(float(_runs_out(partial(graph_bytes, job, corpus, samples=group), job.compute))):
+    if distributed.largest(float(_runs_out(partial(graph_bytes, job, samples=group), job.compute))):
         raise ResourceError(_too_large(group))
-    graph = graph_bytes(job, corpus, samples=group)
+    graph = graph_bytes(job, samples=group)
     _release(job.compute)
     weights = sum(p.numel() * p.element_size() for p in job.method.parameters())
     free = _free_bytes(job.compute)
@@ -74,7 +74,7 @@ def fitting_micro_batch(job: Job, corpus: Corpus, *, narrator: Narrator) -> int:
     room = PART_OF_MEMORY * free - 3 * weights - 0.5 * graph
     fitting = min(own // group, int(-distributed.largest(-(room // graph)))) * group
     while fitting >= group and job.compute.device.type != "cpu":
-        attempt = partial(_try_step, job.with_plan(micro_batch=fitting), corpus)
+        attempt = partial(_try_step, job.with_plan(micro_batch=fitting))
         if not distributed.largest(float(_runs_out(attempt, job.compute))):
             break
         fitting = min(fitting - group, fitting * 7 // 8 // group * group)
@@ -107,11 +107,11 @@ def told_what_fits(job: Job) -> Iterator[None]:
         ) from error
 
 
-def graph_bytes(job: Job, corpus: Corpus, *, samples: int) -> int:
+def graph_bytes(job: Job, *, samples: int) -> int:
     """Bytes that the graph of `samples` samples keeps for the backward pass, weights not counted."""
     method = copy.deepcopy(job.method).train()
-    batch = fetch(corpus, range(samples), device=job.compute.device)
-    pictures = job.views(batch, seed=0, epoch=0, views=range(method.n_views))
+    batch = fetch(job.streams.pool, range(samples), device=job.compute.device)
+    pictures = job.views(batch, seed=0, epoch=0, views=views_wanted(method, job.views))
     own = {p.untyped_storage().data_ptr() for p in (*method.parameters(), *method.buffers())}
     kept: dict[int, int] = {}
 
@@ -135,9 +135,9 @@ def peak_memory_gb(compute: Compute) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
 
 
-def _rehearsal(job: Job, corpus: Corpus) -> tuple[nn.Module, Callable[[int], object]]:
+def _rehearsal(job: Job) -> tuple[nn.Module, Callable[[int], object]]:
     """A copy of the model, and a function that trains it for a step."""
-    method = copy.deepcopy(job.method)
+    method, online = copy.deepcopy(job.method), copy.deepcopy(job.online)
     optimizer = optimizer_of(job.config, method)
     forward: nn.Module = torch.compile(method) if job.plan.compile else method  # type: ignore[assignment]
     method.train()
@@ -145,17 +145,26 @@ def _rehearsal(job: Job, corpus: Corpus) -> tuple[nn.Module, Callable[[int], obj
 
     def step(number: int) -> object:
         return train_step(
-            method, optimizer, job.views, corpus, step=number, plan=plan, compute=job.compute, forward=forward
+            method,
+            optimizer,
+            job.views,
+            job.streams,
+            step=number,
+            plan=plan,
+            compute=job.compute,
+            forward=forward,
+            online=online,
         )
 
     return method, step
 
 
-def _try_step(job: Job, corpus: Corpus) -> None:
+def _try_step(job: Job) -> None:
     """This process's part of a step, without the others: memory may run out in one of them."""
     own = job.plan.batch_size // distributed.size()
     with distributed.alone():
-        _rehearsal(replace(job, plan=replace(job.plan, batch_size=own)), corpus)[1](0)
+        streams = Streams(job.streams.pool, own)  # whose samples they are does not matter
+        _rehearsal(replace(job, plan=replace(job.plan, batch_size=own), streams=streams, online=None))[1](0)
 
 
 def _runs_out(work: Callable[[], object], compute: Compute) -> bool:

@@ -16,13 +16,18 @@ from twoviews.data.checking.suggest import suggest_encoder, suggest_policy
 from twoviews.data.corpus import Corpus
 from twoviews.data.loading import Batch, fetch
 from twoviews.data.source import Spec, path_text
+from twoviews.data.streams import Streams
 from twoviews.encoders import Encoder, build_encoder, stem_choice, wrap_encoder
 from twoviews.errors import DataError, UsageError, unknown_name
-from twoviews.jobs.online import health_evaluator, probe_evaluator
-from twoviews.methods import Method, build_method
+from twoviews.jobs.online import health_evaluator, online_evaluator, probe_evaluator
+from twoviews.jobs.parts import Parts
+from twoviews.jobs.teacher import Teacher, hand_over_teacher
+from twoviews.methods import METHODS, Method, Pool, build_method
 from twoviews.narrate import Narrator
-from twoviews.training.loop import Evaluator, Plan
+from twoviews.training.loop import Evaluator, Online, Plan
+from twoviews.training.online_probe import OnlineProbe
 from twoviews.training.optim import build_optimizer, parameter_groups, scaled_lr
+from twoviews.views.multicrop import AnyViews, MultiCrop
 from twoviews.views.policies import NORMALIZATIONS, POLICIES, Views, find_policy
 from twoviews.views.statistics import measure_normalization
 
@@ -88,12 +93,22 @@ def spec_text(data: Spec | None) -> str | None:
     return data if isinstance(data, str) else None
 
 
-def build_views(config: Recipe) -> Views:
+def build_views(config: Recipe) -> AnyViews:
     """The augmentation of a configuration whose views are decided."""
     v = config.views
     policy = find_policy(v.policy).with_options(min_scale=v.min_scale, strength=v.strength, blur=v.blur, flip=v.flip)
     mean, std = (v.mean, v.std) if v.mean and v.std else NORMALIZATIONS[v.normalization]
-    return Views(policy, image_size=v.size or required(config.data.image_size), mean=mean, std=std)
+    views = Views(policy, image_size=v.size or required(config.data.image_size), mean=mean, std=std)
+    if not v.local_crops:
+        return views
+    return MultiCrop(
+        views,
+        global_views=METHODS[config.method.name].n_views,
+        local_views=v.local_crops,
+        local_size=v.local_size or max(1, views.image_size // 2),
+        local_scale=v.local_scale,
+        global_min_scale=v.min_scale or v.local_scale[1],
+    )
 
 
 def some_samples(corpus: Corpus, *, count: int = 8) -> Batch:
@@ -116,8 +131,11 @@ class Job:
     encoder: Encoder
     method: Method
     optimizer: torch.optim.Optimizer
-    views: Views
+    views: AnyViews
+    streams: Streams
     plan: Plan
+    online: Online | None = None
+    teacher: Teacher | None = None
 
     def with_plan(self, *, steps: int | None = None, micro_batch: int | None = None) -> "Job":
         """The job with another length or another memory."""
@@ -145,12 +163,18 @@ def check_names(config: Recipe) -> None:
     probe = nn.Identity()
     probe.num_features = 8  # type: ignore[assignment]
     build_method(config.method.name, probe, options=config.method.options)
+    if config.views.local_crops and not METHODS[config.method.name].takes_crops:
+        able = ", ".join(name for name, cls in METHODS.items() if cls.takes_crops)
+        raise UsageError(
+            f"method {config.method.name} takes no local crops: leave views.local_crops out, or take {able}"
+        )
     if config.encoder.name != "auto":
         stem_choice(config.encoder.name, image_size=32, stem="auto")
 
 
-def decide(config: Recipe, corpus: Corpus, *, storage: Storage, asked_batch: bool, narrator: Narrator) -> Recipe:
+def decide(config: Recipe, parts: Parts, *, storage: Storage, asked_batch: bool, narrator: Narrator) -> Recipe:
     """Fill in what the recipe leaves open, telling why."""
+    corpus = parts.pool
     count = len(corpus)
     if count < 2:
         raise DataError(f"{corpus.spec} has {count} readable image: contrastive learning needs at least 2")
@@ -165,17 +189,40 @@ def decide(config: Recipe, corpus: Corpus, *, storage: Storage, asked_batch: boo
         suggested = suggest_encoder(size, gpu=gpu)
         narrator.chose("encoder", suggested.value, suggested.reason)
         encoder["name"] = suggested.value
-    train |= decide_batch(config, count, asked=asked_batch, narrator=narrator)
+    labelled = 0 if parts.labelled is None else len(parts.labelled)
+    train |= decide_batch(config, count, labelled=labelled, asked=asked_batch, narrator=narrator)
     if config.train.epochs is None and config.train.minutes is None and config.train.steps is None:
         train["epochs"] = 100
         narrator.chose("epochs", 100, "no --epochs or --minutes given")
-    return make_recipe(config.model_dump(exclude_none=True), {"data": data, "encoder": encoder, "train": train})
+    decided = {"data": data, "encoder": encoder, "train": train}
+    return _decide_method(make_recipe(config.model_dump(exclude_none=True), decided), parts, narrator=narrator)
 
 
-def decide_batch(config: Recipe, count: int, *, asked: bool, narrator: Narrator) -> dict[str, Any]:
-    """Batch and BatchNorm groups for `count` images, and whether processes and micro-batches can share them."""
+def _decide_method(config: Recipe, parts: Parts, *, narrator: Narrator) -> Recipe:
+    """Options of the method that the data decides."""
+    seen = parts.labelled or parts.pool
+    pool = Pool(len(parts.pool), int((seen.labels >= 0).sum()), len(seen.classes))
+    chosen: dict[str, Any] = {}
+    for name, (value, reason) in METHODS[config.method.name].suited(config.method.options, pool).items():
+        narrator.chose(f"method.{name}", value, reason)
+        chosen[name] = value
+    return make_recipe(config.model_dump(exclude_none=True), {"method": chosen})
+
+
+def decide_batch(config: Recipe, count: int, *, labelled: int, asked: bool, narrator: Narrator) -> dict[str, Any]:
+    """Batch and BatchNorm groups for `count` images and `labelled` ones beside them, and whether processes and
+    micro-batches can share them.
+    """
     batch, group, micro = config.train.batch_size, config.train.bn_group, config.train.micro_batch
     processes = distributed.size()
+    beside: dict[str, Any] = {}
+    if labelled:
+        count += labelled
+    elif config.train.labelled_batch:
+        raise UsageError(
+            f"train.labelled_batch is {config.train.labelled_batch}, but there is no labelled data to train on: add "
+            "--labelled DATA, or --set data.labelled=N for N of the images' own labels"
+        )
     if batch is None:
         batch = min(256, count) // processes * processes
         narrator.chose("batch_size", batch, "256 or all images, whichever is less")
@@ -189,13 +236,24 @@ def decide_batch(config: Recipe, count: int, *, asked: bool, narrator: Narrator)
         raise UsageError(
             f"batch size {batch} cannot be shared by {processes} processes: give --batch-size {max(2, fitting)}"
         )
+    if labelled:
+        of_batch = config.train.labelled_batch
+        if of_batch is None:
+            of_batch = min(batch - 2, max(1, round(batch * labelled / count)))
+            narrator.chose("labelled_batch", of_batch, f"the share of {labelled:,} labelled among {count:,} images")
+        if not 0 < of_batch <= batch - 2 or of_batch > labelled or batch - of_batch > count - labelled:
+            raise UsageError(
+                f"{of_batch} labelled samples in a batch of {batch} cannot be drawn from {labelled} labelled and "
+                f"{count - labelled} unlabelled images: set train.labelled_batch and train.batch_size to fit"
+            )
+        beside = {"labelled_batch": of_batch}
     own = batch // processes
     if group == "global":
         if processes > 1 and not torch.cuda.is_available():
             raise UsageError("train.bn_group=global is for GPUs (SyncBatchNorm): give a number, e.g. the default, 256")
         if isinstance(micro, int) and micro < own:
             raise UsageError(f"train.bn_group=global needs the whole batch at once: micro-batch {micro} cuts it")
-        return {"batch_size": batch}
+        return {"batch_size": batch, **beside}
     if group is None or group > batch:
         group = _group_of(own)
         reason = "the batch, in equal groups of up to 256 samples"
@@ -213,7 +271,7 @@ def decide_batch(config: Recipe, count: int, *, asked: bool, narrator: Narrator)
             f"micro-batch {micro} is not a multiple of train.bn_group {group}, whose samples share statistics: give "
             f"--micro-batch {max(group, micro // group * group)}, or --set train.bn_group={micro}, which changes them"
         )
-    return {"batch_size": batch, "bn_group": group}
+    return {"batch_size": batch, "bn_group": group, **beside}
 
 
 def _group_of(samples: int) -> int:
@@ -221,10 +279,10 @@ def _group_of(samples: int) -> int:
     return next((g for g in range(min(samples, 256), 31, -1) if samples % g == 0), samples)
 
 
-def assemble(config: Recipe, corpus: Corpus, *, encoder: nn.Module | None, narrator: Narrator) -> Job:
+def assemble(config: Recipe, parts: Parts, *, encoder: nn.Module | None, narrator: Narrator) -> Job:
     """Build everything from a decided configuration; the weights are a function of the seed."""
     train, size = config.train, required(config.data.image_size)
-    channels = corpus.values.shape[3]
+    channels = parts.pool.values.shape[3]
     compute = choose_compute(device=train.device, precision=train.precision, threads=train.threads, narrator=narrator)
     torch.manual_seed(train.seed)
     if encoder is not None:
@@ -262,13 +320,31 @@ def assemble(config: Recipe, corpus: Corpus, *, encoder: nn.Module | None, narra
         evaluations=train.evaluations,
     )
     views = build_views(config)
-    return Job(config, compute, built, method, optimizer, views, plan)
+    of_batch = train.labelled_batch or 0
+    streams = Streams(parts.pool, batch - of_batch, parts.labelled, of_batch)
+    online = None
+    if parts.labelled is not None:
+        probe = OnlineProbe(built.num_features, classes=len(parts.labelled.classes), eps=optim.eps)
+        compute.place(probe)
+        distributed.broadcast_(list(probe.parameters()))
+        weak = Views(find_policy(config.evaluate.policy), image_size=size, mean=views.mean, std=views.std)
+        online = Online(probe, weak)
+    teacher = hand_over_teacher(method, config, streams, views, compute=compute, narrator=narrator)
+    return Job(config, compute, built, method, optimizer, views, streams, plan, online, teacher)
 
 
-def evaluators_of(config: Recipe, corpus: Corpus, labelled: Corpus | None, job: Job) -> list[Evaluator]:
+def evaluators_of(
+    config: Recipe, parts: Parts, labelled: Corpus | None, job: Job, narrator: Narrator
+) -> list[Evaluator]:
     size = required(config.data.image_size)
     clean = Views(POLICIES["none"], image_size=size, mean=job.views.mean, std=job.views.std)
-    evaluators = [health_evaluator(corpus, views=job.views, clean=clean, compute=job.compute, seed=job.plan.seed)]
+    evaluators = [
+        health_evaluator(
+            parts.pool, views=job.views, clean=clean, compute=job.compute, seed=job.plan.seed, narrator=narrator
+        )
+    ]
+    if job.online is not None and parts.validation is not None and len(parts.validation):
+        evaluators.append(online_evaluator(job.online.probe, parts.validation, clean=clean, compute=job.compute))
     if labelled is not None:
         evaluators.append(
             probe_evaluator(

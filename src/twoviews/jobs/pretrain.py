@@ -12,6 +12,7 @@ from twoviews import distributed
 from twoviews.config import make_recipe, parse_assignment
 from twoviews.data.corpus import write_manifest, write_rejected
 from twoviews.data.source import Spec
+from twoviews.jobs.parts import part_labelled, write_parts
 from twoviews.jobs.preflight import fitting_micro_batch, measure, peak_memory_gb, told_what_fits
 from twoviews.jobs.prepare import (
     AUTO,
@@ -19,12 +20,12 @@ from twoviews.jobs.prepare import (
     check_names,
     decide,
     evaluators_of,
-    required,
     some_samples,
     spec_text,
     storage_of,
 )
-from twoviews.jobs.training import check_labelled_sources, facts_of, finish, in_words, load_shared
+from twoviews.jobs.reading import check_labelled_sources, load_shared
+from twoviews.jobs.training import facts_of, finish, in_words
 from twoviews.narrate import Narrator
 from twoviews.recipes import load_recipe
 from twoviews.run import Run, check_output, make_output, provenance, write_text
@@ -47,9 +48,11 @@ def pretrain(
     image_size: int | None = None,
     epochs: int | None = None,
     minutes: float | None = None,
+    fraction: float | None = None,
     batch_size: int | None = None,
     micro_batch: int | Literal["auto"] | None = None,
     seed: int | None = None,
+    labelled: Spec | None = None,
     probe_data: Spec | None = None,
     labels: str | Path | None = None,
     exclude: str | Path | None = None,
@@ -63,11 +66,14 @@ def pretrain(
     `data`: whatever `twoviews.open_source` takes. `recipe`: a name or a TOML file. `encoder`: a name from
     `twoviews encoders`, any timm or torchvision name, or a module (B, C, S, S) -> (B, D). `init`: `pretrained` for
     timm's public weights, or a safetensors file. `minutes`: the whole call takes about that long; the speed is
-    measured on throw-away steps, and the number of steps is fixed and recorded before the first one. `batch_size`:
-    samples that are compared with each other, over all processes. `micro_batch`: samples whose graph a process keeps
-    at a time, or `auto` for the most that memory holds; changes memory and time, not the result. `labels`: a
-    manifest joined to `probe_data` by id. `exclude`: a CSV file with a column `id`, of items to leave out, as `check`
-    writes it. `settings`: `section.key=value`.
+    measured on throw-away steps, and the number of steps is fixed and recorded before the first one. `fraction`: that
+    part of the recipe's epochs or steps, with the whole schedule in it. `batch_size`: samples that are compared with
+    each other, over all processes. `micro_batch`: samples whose graph a process keeps at a time, or `auto` for the
+    most that memory holds; changes memory and time, not the result. `labelled`: labelled data that is trained on
+    together with the unlabelled, `train.labelled_batch` of each batch, with a linear probe trained on it beside the
+    method. `probe_data`: labelled data that is only measured on. `labels`: a manifest joined to either by id.
+    `exclude`: a CSV file with a column `id`, of items to leave out, as `check` writes it. `settings`:
+    `section.key=value`.
 
     Under `torchrun` the processes share the work and give the numbers of one; process 0 writes and speaks.
 
@@ -83,11 +89,13 @@ def pretrain(
             "source": spec_text(data),
             "image_size": image_size,
             "exclude": None if exclude is None else str(exclude),
+            "labelled_source": spec_text(labelled),
         },
         "encoder": {"name": named, "init": init},
         "train": {
             "epochs": epochs,
             "minutes": minutes,
+            "fraction": fraction,
             "batch_size": batch_size,
             "micro_batch": micro_batch,
             "seed": seed,
@@ -104,7 +112,7 @@ def pretrain(
 
     # Data
     with distributed.one_before_others():
-        check_labelled_sources(probe_data, labels=labels, download=download)
+        check_labelled_sources(probe_data, labelled, labels=labels, download=download)
     storage = storage_of(config)
     corpus = load_shared(data, storage, exclude=config.data.exclude, download=download, narrator=narrator)
     storage = replace(storage, channels=corpus.values.shape[3], intensity=corpus.intensity)
@@ -112,38 +120,44 @@ def pretrain(
     if probe_data is not None:
         probe_corpus = load_shared(probe_data, storage, labels=labels, download=download, narrator=narrator)
 
+    parts = part_labelled(config, corpus, storage=storage, labels=labels, download=download, narrator=narrator)
+
     # Decisions
-    config = decide(config, corpus, storage=storage, asked_batch=asked_batch, narrator=narrator)
-    job = assemble(config, corpus, encoder=own_module, narrator=narrator)
-    evaluators = evaluators_of(config, corpus, probe_corpus, job)
+    config = decide(config, parts, storage=storage, asked_batch=asked_batch, narrator=narrator)
+    job = assemble(config, parts, encoder=own_module, narrator=narrator)
+    evaluators = evaluators_of(config, parts, probe_corpus, job, narrator)
     run = Run(out)
     if main:
         make_output(Path(out), overwrite=overwrite)
         run.update(**provenance(), status="starting")
         write_manifest(run.manifest, corpus)
         write_rejected(run.rejected, corpus)
+        if parts.labelled is not None:
+            write_parts(run, parts)
         contact_sheet(some_samples(corpus), job.views, seed=config.train.seed).save(run.views)
 
     # Pre-flight: memory and speed, on a copy that is thrown away, so that the run itself starts untouched.
-    minutes = config.train.minutes
-    steps_per_epoch = len(corpus) // required(config.train.batch_size)
+    minutes, asked_fraction = config.train.minutes, config.train.fraction
+    steps_per_epoch = job.streams.steps_per_epoch
     if config.train.micro_batch == AUTO:
-        job = job.with_plan(micro_batch=fitting_micro_batch(job, corpus, narrator=narrator))
+        job = job.with_plan(micro_batch=fitting_micro_batch(job, narrator=narrator))
     with told_what_fits(job):
         seconds_a_step, seconds_evaluating = measure(
-            job, corpus, evaluators, FORECAST_SECONDS if minutes is None else BUDGET_SECONDS
+            job, evaluators, FORECAST_SECONDS if minutes is None else BUDGET_SECONDS
         )
     if minutes is not None:
         left = minutes * 60 * (1 - RESERVE) - (time.monotonic() - began) - seconds_evaluating
         steps = distributed.agreed(max(1, int(left / seconds_a_step)))
         narrator.chose("steps", steps, f"{minutes:g} minutes at {seconds_a_step:.3f} s a step")
-    elif config.train.steps is not None:
-        steps = config.train.steps
     else:
-        steps = (config.train.epochs or 100) * steps_per_epoch
+        whole = config.train.steps or (config.train.epochs or 100) * steps_per_epoch
+        steps = max(1, round(whole * config.train.fraction))
+        if steps < whole:
+            narrator.chose("steps", steps, f"{config.train.fraction:g} of the recipe's {whole:,}")
     job = job.with_plan(steps=steps)
     config = make_recipe(
-        config.model_dump(exclude_none=True), {"train": {"steps": steps, "micro_batch": job.plan.micro_batch}}
+        config.model_dump(exclude_none=True),
+        {"train": {"steps": steps, "fraction": 1.0, "micro_batch": job.plan.micro_batch}},
     )
     batch = job.plan.batch_size
     chance = job.method.chance_loss(batch)
@@ -161,8 +175,17 @@ def pretrain(
             chance_loss=chance,
             images_per_second_predicted=round(batch / seconds_a_step, 1),
             minutes_asked=minutes,
+            fraction_asked=asked_fraction,
             probe_data=spec_text(probe_data),
             probe_labels=None if labels is None else str(labels),
+            labelled=None
+            if parts.labelled is None
+            else {
+                "spec": config.data.labelled_source or config.data.source,
+                "labels": None if labels is None or config.data.labelled_source is None else str(labels),
+                "train": len(parts.labelled),
+                "validation": 0 if parts.validation is None else len(parts.validation),
+            },
             custom_encoder=type(own_module).__name__ if own_module is not None else None,
         )
     return finish(run, job, corpus, evaluators, start=0, narrator=narrator)

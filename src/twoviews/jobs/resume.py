@@ -8,14 +8,16 @@ from torch import nn
 from twoviews import distributed
 from twoviews.config import make_recipe
 from twoviews.errors import RefusedError, UsageError
+from twoviews.jobs.parts import part_labelled
 from twoviews.jobs.preflight import fitting_micro_batch
 from twoviews.jobs.prepare import AUTO, assemble, decide_batch, evaluators_of, storage_of
-from twoviews.jobs.training import facts_of, finish, load_shared
+from twoviews.jobs.reading import load_shared
+from twoviews.jobs.training import facts_of, finish
 from twoviews.narrate import Narrator
 from twoviews.run import Run
 from twoviews.training.checkpoint import load_checkpoint, restore
 
-PROMISE = ("device", "processes", "threads", "precision", "torch", "cpu", "compile", "bn_group")
+PROMISE = ("device", "processes", "threads", "precision", "torch", "cpu", "compile", "bn_group", "teacher")
 """What must be the same for a resumed run to give the same bytes."""
 
 
@@ -63,12 +65,17 @@ def resume(
             f"{config.data.source} has changed since {run.path} began ({info['data']['count']} images then, "
             f"{len(corpus)} now): start a new run"
         )
-    decide_batch(config, len(corpus), asked=True, narrator=narrator)  # whether these processes can share it
-    job = assemble(config, corpus, encoder=encoder, narrator=narrator).with_plan(steps=info["steps"])
+    parts = part_labelled(
+        config, corpus, storage=storage_of(config), labels=(info.get("labelled") or {}).get("labels"), narrator=narrator
+    )
+    labelled = 0 if parts.labelled is None else len(parts.labelled)
+    # Whether these processes can share it:
+    decide_batch(config, len(parts.pool), labelled=labelled, asked=True, narrator=narrator)
+    job = assemble(config, parts, encoder=encoder, narrator=narrator).with_plan(steps=info["steps"])
     if config.train.micro_batch == AUTO:
-        job = job.with_plan(micro_batch=fitting_micro_batch(job, corpus, narrator=narrator))
+        job = job.with_plan(micro_batch=fitting_micro_batch(job, narrator=narrator))
     facts = facts_of(job, corpus, narrator)
-    recorded = {"processes": 1, **info}  # runs of before there were several
+    recorded = {"processes": 1, "teacher": None, **info}  # runs of before there were several, or a teacher
     differences = [f"{k} was {recorded[k]} and is {facts[k]}" for k in PROMISE if recorded[k] != facts[k]]
     if differences and not anyway:
         raise RefusedError(
@@ -78,10 +85,11 @@ def resume(
     checkpoint = load_checkpoint(run.checkpoints, narrator=narrator)
     start = 0
     if checkpoint is not None:
-        restore(checkpoint, module=job.method, optimizer=job.optimizer)
+        online = job.online.probe if job.online is not None else None
+        restore(checkpoint, module=job.method, optimizer=job.optimizer, online=online)
         start = checkpoint.facts["step"]
     narrator.say(f"continuing at step {start:,} of {job.plan.steps:,}")
-    evaluators = evaluators_of(config, corpus, corpora.get("probe_data"), job)
+    evaluators = evaluators_of(config, parts, corpora.get("probe_data"), job, narrator)
     skipped = checkpoint.facts["skipped"] if checkpoint is not None else 0
     resumed = [*info.get("resumed_at", []), start]
     if distributed.is_main():

@@ -4,11 +4,29 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from twoviews.config import Recipe
+from twoviews.data.source import Spec
+from twoviews.errors import UsageError
 from twoviews.narrate import Narrator
 from twoviews.run import Run
 
 PRETRAINING_SHARE = 0.55
 """Part of a `minutes` budget that pretraining gets; the comparison has the rest."""
+
+
+def labelled_with(config: Recipe, train: Spec | None) -> tuple[Spec | None, Spec | None]:
+    """What pretraining is given as labelled data, and what the comparison, of the labelled data of `run`.
+
+    A recipe that trains on labels too takes it for both, the comparison by way of the run. Raises `UsageError` where
+    there is none, and where the recipe takes labels from the pool besides.
+    """
+    if config.data.labelled is not None:
+        if train is not None:
+            raise UsageError("the recipe takes data.labelled labels from the images themselves: leave --train out")
+        return None, None
+    if train is None:
+        raise UsageError("run needs labelled data: add --train DATA, or take a recipe or --set data.labelled=N")
+    return (train, None) if config.train.labelled_batch else (None, train)
 
 
 def run_all(

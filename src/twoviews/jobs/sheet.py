@@ -7,7 +7,7 @@ from twoviews.config import make_recipe, parse_assignment
 from twoviews.data.source import Spec
 from twoviews.errors import ResourceError
 from twoviews.jobs.prepare import build_views, check_names, decide_views, some_samples, storage_of
-from twoviews.jobs.training import load_shared
+from twoviews.jobs.reading import load_shared
 from twoviews.narrate import Narrator
 from twoviews.recipes import load_recipe
 from twoviews.views.sheet import contact_sheet

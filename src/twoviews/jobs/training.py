@@ -1,81 +1,37 @@
-"""What a new run and a resumed one share: the data of all processes, the facts of a run, training to its end."""
+"""What a new run and a resumed one share: the facts of a run, training to its end."""
 
 import math
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from twoviews import distributed
 from twoviews.compute import cpu_name
-from twoviews.data.assemble import Storage
-from twoviews.data.corpus import Corpus, load_corpus, read_excluded
-from twoviews.data.source import Spec, open_source
+from twoviews.data.corpus import Corpus
 from twoviews.encoders import save_encoder
-from twoviews.errors import DataError, NotFiniteError, TwoviewsError
+from twoviews.errors import NotFiniteError, TwoviewsError
+from twoviews.evaluation.health import collapse
 from twoviews.jobs.preflight import peak_memory_gb, told_what_fits
 from twoviews.jobs.prepare import Job
+from twoviews.jobs.teacher import save_student
 from twoviews.narrate import Narrator
-from twoviews.run import Run
+from twoviews.run import Run, read_lines
 from twoviews.training.checkpoint import sha256_file
 from twoviews.training.loop import Evaluator, train
 
-EACH_ITS_OWN = 256 * 2**20
-"""Bytes up to which each process of a machine holds decoded data of its own; above, they share one file."""
-
-
-def load_shared(
-    data: Spec,
-    storage: Storage,
-    *,
-    labels: str | Path | None = None,
-    exclude: str | Path | None = None,
-    download: bool = False,
-    narrator: Narrator,
-) -> Corpus:
-    """The decoded data; processes of one machine share a memory-mapped copy, which the first of them makes.
-
-    `exclude`: a CSV file with the ids that are left out.
-    """
-    left_out = read_excluded(Path(exclude)) if exclude is not None else ()
-    with distributed.one_before_others():
-        corpus = load_corpus(
-            data,
-            cache_side=storage.cache_side,
-            channels=storage.channels,
-            intensity=storage.intensity,
-            background=storage.background,
-            pages=storage.pages,
-            labels=labels,
-            exclude=left_out,
-            download=download,
-            memory_limit=EACH_ITS_OWN if distributed.local_size() > 1 else None,
-            narrator=narrator,
-        )
-    distributed.require_equal(f"{len(corpus)} images, fingerprint {corpus.fingerprint[:16]}", f"content of {data}")
-    return corpus
-
-
-def check_labelled_sources(*specs: Spec | None, labels: str | Path | None = None, download: bool = False) -> None:
-    """Open labelled data without decoding it. Raises `DataError` where it is missing or has no labels."""
-    for spec in specs:
-        if spec is None:
-            continue
-        source = open_source(spec, labels=labels, download=download)
-        if not any(label is not None for label in source.labels):
-            raise DataError(f"{spec} has no labels: give class folders or a manifest with a label column")
-
 
 def facts_of(job: Job, corpus: Corpus, narrator: Narrator) -> dict[str, Any]:
+    """What of a job goes into `run.json`; `corpus`: the whole pool, as it was read."""
     count, height, width, channels = corpus.values.shape
     return {
         "status": "running",
         "step": 0,
         "steps": job.plan.steps,
-        "epochs": round(job.plan.steps / (count // job.plan.batch_size), 3),
+        "epochs": round(job.plan.steps / job.streams.steps_per_epoch, 3),
         "batch_size": job.plan.batch_size,
+        "labelled_batch": job.streams.labelled_batch,
         "bn_group": job.plan.bn_group,
         "micro_batch": job.plan.micro_batch,
         "processes": distributed.size(),
@@ -101,6 +57,7 @@ def facts_of(job: Job, corpus: Corpus, narrator: Narrator) -> dict[str, Any]:
         "views": job.views.policy.describe(),
         "encoder": job.encoder.architecture,
         "parameters": sum(p.numel() for p in job.encoder.parameters()),
+        "teacher": None if job.teacher is None else job.teacher.fingerprint,
     }
 
 
@@ -130,9 +87,10 @@ def finish(
                 job.method,
                 job.optimizer,
                 job.views,
-                corpus,
+                job.streams,
                 plan=job.plan,
                 compute=job.compute,
+                online=job.online,
                 run=run,
                 start=start,
                 facts={"skipped": skipped},
@@ -163,7 +121,7 @@ def _write_encoder(
     taken: float,
     narrator: Narrator,
 ) -> None:
-    """The encoder, and that the run is finished."""
+    """The encoder, a student's classifier, and that the run is finished."""
     job.method.eval()
     mean, std = job.views.normalization(corpus.values.shape[3])
     save_encoder(
@@ -184,9 +142,15 @@ def _write_encoder(
             "method": job.config.method.name,
         },
     )
+    if job.teacher is not None:
+        save_student(run, job.method, job.teacher)
     digest = sha256_file(run.encoder / "model.safetensors")
+    measured = [row for row in read_lines(run.metrics) if row.get("event") == "evaluation"]
+    health = {name: measured[-1][name] for name in ("effective_rank", "spread")} if measured else {}
     run.update(
         status="finished",
+        health=health,
+        collapse=collapse(**health) if health else None,
         step=job.plan.steps,
         skipped=skipped,
         seconds=taken,

@@ -13,6 +13,7 @@ from twoviews.losses.info_nce import (
 )
 from twoviews.losses.nce import nce, nce_with_accuracy
 from twoviews.losses.nt_xent import NTXentLoss, nt_xent, nt_xent_with_accuracy
+from twoviews.losses.soft import soft_cross_entropy
 from twoviews.losses.sup_con import sup_con
 from twoviews.losses.vicreg import vicreg
 
@@ -32,6 +33,7 @@ __all__ = [
     "nt_xent_with_accuracy",
     "queue_info_nce",
     "queue_info_nce_with_accuracy",
+    "soft_cross_entropy",
     "spread",
     "sup_con",
     "vicreg",

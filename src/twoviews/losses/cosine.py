@@ -6,6 +6,8 @@ Sources: Chen & He 2021, "Exploring Simple Siamese Representation Learning", eq.
 your own latent", eq. 2.
 """
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -34,4 +36,4 @@ def spread(z: Tensor) -> Tensor:
     >>> spread(torch.ones(4, 2)).item()
     0.0
     """
-    return unit_rows(z).std(0, correction=0).mean() * z.shape[1] ** 0.5
+    return unit_rows(z).std(0, correction=0).mean() * math.sqrt(z.shape[1])

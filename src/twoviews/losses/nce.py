@@ -47,24 +47,23 @@ def nce_with_accuracy(z_a: Tensor, z_b: Tensor, *, temperature: float) -> tuple[
         z = torch.cat([a, b])
         log_k = math.log(len(z) - 2)
         positive = ((a * b).sum(1) / temperature).repeat(2)
-        itself = z.square().sum(1) / temperature
-        total, tops = [], []
+        noise, tops = [], []
         for start in range(0, len(z), TILE):
             # The graph of one tile at a time: a step on 4,096 pairs would else keep 2 x 268 MB.
-            of_rows, top = checkpoint(_tile, z, start, temperature, log_k, use_reentrant=False)
-            total.append(of_rows)
+            of_rows, top = checkpoint(
+                _tile, z, start, temperature, log_k, use_reentrant=False, preserve_rng_state=False
+            )
+            noise.append(of_rows)
             tops.append(top)
-        noise = torch.cat(total) - F.softplus(itself - log_k) - F.softplus(positive - log_k)
-        loss = (F.softplus(log_k - positive) + noise).mean()
+        loss = -(F.logsigmoid(positive - log_k) + torch.cat(noise)).mean()
         return loss, accuracy(positive, torch.cat(tops), temperature=temperature)
 
 
 def _tile(z: Tensor, start: int, temperature: float, log_k: float) -> tuple[Tensor, Tensor]:
-    """Of some rows: the sum over all columns of -log p(noise), and the largest similarity / T of a negative."""
+    """Of some rows: the sum over all negatives of log p(noise), and the largest similarity / T of a negative."""
     rows = z[start : start + TILE]
-    s = rows @ z.T / temperature
-    with torch.no_grad():
-        at = torch.arange(start, start + len(rows), device=z.device)
-        own = torch.stack([at, (at + len(z) // 2) % len(z)], 1)
-        top = s.detach().scatter(1, own, -math.inf).amax(1)
-    return F.softplus(s - log_k).sum(1), top
+    at = torch.arange(start, start + len(rows), device=z.device)
+    own = torch.stack([at, (at + len(z) // 2) % len(z)], 1)
+    s = (rows @ z.T / temperature).scatter(1, own, -math.inf)
+    # Not `softplus`, which from 20 on is its argument.
+    return F.logsigmoid(log_k - s).sum(1), s.detach().amax(1)

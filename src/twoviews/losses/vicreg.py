@@ -30,7 +30,7 @@ def vicreg(
     0.0
     """
     check_shapes(z_a, z_b, at_least=2)
-    if not min(invariance, variance, covariance) >= 0:
+    if not all(weight >= 0 for weight in (invariance, variance, covariance)):
         raise ValueError(f"the weights must not be negative, got {invariance}, {variance} and {covariance}")
     with full_precision(z_a):
         a, b = in_float32(z_a), in_float32(z_b)

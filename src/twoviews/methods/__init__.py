@@ -11,6 +11,7 @@ from twoviews.errors import UsageError, unknown_name
 from twoviews.methods.barlow_twins import BarlowTwins
 from twoviews.methods.byol import BYOL
 from twoviews.methods.dcl import DCL
+from twoviews.methods.distillation import Distillation
 from twoviews.methods.fast_siam import FastSiam
 from twoviews.methods.method import Method, Pool, Projections, Step
 from twoviews.methods.moco import MoCo
@@ -35,6 +36,7 @@ METHODS: dict[str, type[Method]] = {
     "vicreg": VICReg,
     "sup_con": SupCon,
     "supervised": Supervised,
+    "distillation": Distillation,
 }
 
 __all__ = [
@@ -43,6 +45,7 @@ __all__ = [
     "METHODS",
     "NCE",
     "BarlowTwins",
+    "Distillation",
     "FastSiam",
     "Method",
     "MoCo",

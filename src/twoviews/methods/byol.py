@@ -36,7 +36,8 @@ class BYOL(Method):
         super().__init__()
         features = int(encoder.num_features)  # type: ignore[arg-type]
         self.encoder = encoder
-        self.projector = normalised_head([features, projector_width, projector_dim])
+        # The predictor's normalisation would take a bias away again.
+        self.projector = normalised_head([features, projector_width, projector_dim], last="no bias")
         self.predictor = normalised_head([projector_dim, projector_width, projector_dim])
         self.slow_encoder = slow_copy(self.encoder)
         self.slow_projector = slow_copy(self.projector)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from twoviews.errors import UsageError
 from twoviews.losses import queue_info_nce_with_accuracy
+from twoviews.losses.pairs import unit_rows
 from twoviews.methods.heads import plain_head
 from twoviews.methods.method import Method, Pool, Projections, Step
 from twoviews.methods.momentum import follow, slow_copy
@@ -76,7 +77,7 @@ class MoCo(Method):
         return named("query", through([views[0], *views[2:]], self.encoder, self.projector))
 
     def targets(self, views: Sequence[Tensor]) -> Projections:
-        return {"key": F.normalize(self.slow_projector(self.slow_encoder(views[1])).float(), dim=1)}
+        return {"key": unit_rows(self.slow_projector(self.slow_encoder(views[1])))}
 
     def compare(self, projections: Projections, labels: Tensor | None = None) -> Step:
         parts = [

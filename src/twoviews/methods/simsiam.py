@@ -39,7 +39,8 @@ class SimSiam(Method):
 
     def project(self, views: Sequence[Tensor]) -> Projections:
         z = through(views, self.encoder, self.projector)
-        return {**named("prediction", through(z, self.predictor)), **named("target", [t.detach() for t in z[:GLOBAL]])}
+        predictions = through(z, self.predictor, of=views)
+        return {**named("prediction", predictions), **named("target", [t.detach() for t in z[:GLOBAL]])}
 
     def compare(self, projections: Projections, labels: Tensor | None = None) -> Step:
         predictions, targets = listed("prediction", projections), listed("target", projections)

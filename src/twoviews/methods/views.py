@@ -14,16 +14,17 @@ from twoviews.methods.method import Projections, Step
 GLOBAL = 2
 
 
-def through(views: Sequence[Tensor], *modules: nn.Module) -> list[Tensor]:
+def through(inputs: Sequence[Tensor], *modules: nn.Module, of: Sequence[Tensor] | None = None) -> list[Tensor]:
     """Each view (B, ...) through the modules in turn; views of one size in one pass, largest last.
 
     So BatchNorm's statistics are those of all views of a size of the group, and those that are kept for evaluation are
-    the global views'.
+    the global views'. `of`: the views that the inputs were made of, whose sizes these no longer show.
     """
+    views = inputs if of is None else of
     outputs: dict[int, Tensor] = {}
     for size in sorted({view.shape[1:] for view in views}, key=lambda shape: shape[-1]):
         alike = [index for index, view in enumerate(views) if view.shape[1:] == size]
-        out = torch.cat([views[index] for index in alike])
+        out = torch.cat([inputs[index] for index in alike])
         for module in modules:
             out = module(out)
         outputs |= dict(zip(alike, out.chunk(len(alike)), strict=True))
@@ -37,7 +38,7 @@ def named(name: str, tensors: Sequence[Tensor]) -> dict[str, Tensor]:
 
 def listed(name: str, projections: Projections) -> list[Tensor]:
     """What `named` named, in order."""
-    found = []
+    found: list[Tensor] = []
     while f"{name}{len(found)}" in projections:
         found.append(projections[f"{name}{len(found)}"])
     return found

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from twoviews.errors import ResourceError
 from twoviews.narrate import Narrator
 from twoviews.run import write_text
+from twoviews.training.online_probe import OnlineProbe
 
 STATE, FACTS, COMPLETE = "state.safetensors", "state.json", "COMPLETE"
 
@@ -39,19 +40,22 @@ def save_checkpoint(
     step: int,
     module: nn.Module,
     optimizer: torch.optim.Optimizer,
+    online: OnlineProbe | None = None,
     facts: dict[str, Any],
     keep: int,
 ) -> Path:
     """Save the state after `step` steps under `folder/step-XXXXXXXX`, and keep the newest `keep`.
 
-    Raises `ResourceError` when the disk is full; what was there before is untouched.
+    `online`: a probe that is trained beside the module. Raises `ResourceError` when the disk is full; what was there
+    before is untouched.
     """
     final = folder / f"step-{step:08d}"
     temporary = folder / f".{final.name}.{os.getpid()}.tmp"
     if final.exists() and _damage(final) is None:
         return final  # the same step again, after a resume: the bytes are the same
-    tensors = _optimizer_tensors(optimizer)
-    tensors |= {f"module.{name}": tensor for name, tensor in module.state_dict().items()}
+    tensors = _state(module, optimizer)
+    if online is not None:
+        tensors |= {f"online.{name}": tensor for name, tensor in _state(online, online.optimizer).items()}
     # Clones: safetensors refuses tensors that share memory, and a copy on the CPU is a fixed picture of the state.
     tensors = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
     try:
@@ -98,10 +102,18 @@ def load_checkpoint(folder: Path, *, narrator: Narrator) -> Checkpoint | None:
     return None
 
 
-def restore(checkpoint: Checkpoint, *, module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Put a checkpoint's tensors into a module and an optimiser built from the same configuration."""
+def restore(
+    checkpoint: Checkpoint, *, module: nn.Module, optimizer: torch.optim.Optimizer, online: OnlineProbe | None = None
+) -> None:
+    """Put a checkpoint's tensors into what was built from the same configuration."""
+    _put(checkpoint.tensors, module, optimizer)
+    if online is not None:
+        own = {k.removeprefix("online."): v for k, v in checkpoint.tensors.items() if k.startswith("online.")}
+        _put(own, online, online.optimizer)
+
+
+def _put(tensors: dict[str, Tensor], module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     prefix = "module."
-    tensors = checkpoint.tensors
     module.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
     state: dict[int, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
@@ -138,8 +150,9 @@ def _damage(path: Path) -> str | None:
     return None
 
 
-def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    return {
+def _state(module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    tensors = {f"module.{name}": tensor for name, tensor in module.state_dict().items()}
+    return tensors | {
         f"optimizer.{index}.{name}": value
         for index, values in optimizer.state_dict()["state"].items()
         for name, value in values.items()

@@ -18,15 +18,16 @@ from torch import Tensor, nn
 
 from twoviews import distributed
 from twoviews.compute import Compute
-from twoviews.data.corpus import Corpus
-from twoviews.data.loading import batch_indices, fetch
+from twoviews.data.streams import Streams
 from twoviews.errors import Interrupted, NotFiniteError, Terminated, TwoviewsError
 from twoviews.methods.method import Method
 from twoviews.narrate import Narrator
 from twoviews.run import Run, read_lines, write_text
 from twoviews.training.checkpoint import save_checkpoint
 from twoviews.training.large_batch import accumulate_gradients
+from twoviews.training.online_probe import VIEW, OnlineProbe
 from twoviews.training.optim import schedule
+from twoviews.views.multicrop import AnyViews, MultiCrop
 from twoviews.views.policies import Views
 
 LOG_EVERY = 10
@@ -59,26 +60,36 @@ class Plan:
     evaluations: int = 10
 
 
+@dataclass(frozen=True)
+class Online:
+    """A probe that is trained on the labelled samples of each batch, and the views that it sees."""
+
+    probe: OnlineProbe
+    views: Views
+
+
 def train_step(
     method: Method,
     optimizer: torch.optim.Optimizer,
-    views: Views,
-    corpus: Corpus,
+    views: AnyViews,
+    streams: Streams,
     *,
     step: int,
     plan: Plan,
     compute: Compute,
     forward: nn.Module,
+    online: Online | None = None,
 ) -> dict[str, Tensor] | None:
     """One update in place; the scalars to log, or None when loss or gradient was not finite and nothing was changed."""
-    indices = batch_indices(len(corpus), batch_size=plan.batch_size, seed=plan.seed, step=step)
-    epoch = step // (len(corpus) // plan.batch_size)
+    numbers = streams.numbers(seed=plan.seed, step=step)
+    epoch = step // streams.steps_per_epoch
     count = plan.batch_size // distributed.size()
-    mine = indices[distributed.rank() * count :][:count]
+    mine = numbers[distributed.rank() * count :][:count]
+    wanted = views_wanted(method, views)
 
     def load_views(rows: slice) -> list[Tensor]:
-        batch = fetch(corpus, mine[rows], device=compute.device)
-        pictures = views(batch, seed=plan.seed, epoch=epoch, views=range(method.n_views))
+        batch = streams.fetch(mine[rows], device=compute.device)
+        pictures = views(batch, seed=plan.seed, epoch=epoch, views=wanted)
         return [compute.arrange(picture) for picture in pictures]
 
     for group in optimizer.param_groups:
@@ -94,7 +105,7 @@ def train_step(
         count=count,
         bn_group=plan.bn_group,
         micro_batch=plan.micro_batch,
-        labels=torch.from_numpy(corpus.labels[mine]).to(compute.device) if method.uses_labels else None,
+        labels=torch.from_numpy(streams.labels(mine)).to(compute.device) if method.uses_labels else None,
         seed=(plan.seed << 32) + step,
         forward=forward,
         autocast=compute.autocast,
@@ -111,17 +122,42 @@ def train_step(
     optimizer.step()
     torch.manual_seed((plan.seed << 32) + step)  # random choices there: the same in every process and after a resume
     method.after_step(done.projections, (step + 1) / plan.steps)
-    return {"loss": done.step.loss, "grad_norm": grad_norm, **done.step.metrics}
+    measured = {"loss": done.step.loss, "grad_norm": grad_norm, **done.step.metrics}
+    if online is not None:
+        measured |= _teach(online, method.encoder, streams, step=step, epoch=epoch, plan=plan, compute=compute)
+    return measured
+
+
+def views_wanted(method: Method, views: AnyViews) -> range:
+    """The numbers of the views that a method is given: its own, then local crops."""
+    return range(method.n_views + (views.local_views if isinstance(views, MultiCrop) else 0))
+
+
+def _teach(
+    online: Online, encoder: nn.Module, streams: Streams, *, step: int, epoch: int, plan: Plan, compute: Compute
+) -> dict[str, Tensor]:
+    """One update of the on-the-fly probe; the same in every process."""
+    numbers = streams.labelled_numbers(seed=plan.seed, step=step)
+    batch = streams.fetch(numbers, device=compute.device)
+    pictures = compute.arrange(online.views(batch, seed=plan.seed, epoch=epoch, views=[VIEW])[0])
+    modes = [(module, module.training) for module in encoder.modules()]
+    encoder.eval()
+    with torch.no_grad(), compute.autocast():
+        h = encoder(pictures)
+    for module, training in modes:
+        module.training = training
+    return online.probe.learn(h, torch.from_numpy(streams.labels(numbers)).to(compute.device))
 
 
 def train(
     method: Method,
     optimizer: torch.optim.Optimizer,
-    views: Views,
-    corpus: Corpus,
+    views: AnyViews,
+    streams: Streams,
     *,
     plan: Plan,
     compute: Compute,
+    online: Online | None = None,
     run: Run,
     start: int,
     facts: dict[str, Any],
@@ -134,7 +170,6 @@ def train(
     next step boundary, `ResourceError` when a checkpoint cannot be written.
     """
     forward: nn.Module = torch.compile(method) if plan.compile else method  # type: ignore[assignment]
-    steps_per_epoch = len(corpus) // plan.batch_size
     evaluate_at = _evaluation_steps(plan)
     skipped = int(facts.get("skipped", 0))
     in_a_row = 0
@@ -150,6 +185,7 @@ def train(
             step=step,
             module=method,
             optimizer=optimizer,
+            online=online.probe if online is not None else None,
             facts={**facts, "skipped": skipped},
             keep=plan.keep_checkpoints,
         )
@@ -163,7 +199,15 @@ def train(
         tick(start)
         for step in range(start, plan.steps):
             measured = train_step(
-                method, optimizer, views, corpus, step=step, plan=plan, compute=compute, forward=forward
+                method,
+                optimizer,
+                views,
+                streams,
+                step=step,
+                plan=plan,
+                compute=compute,
+                forward=forward,
+                online=online,
             )
             done = step + 1
             stop.agree()
@@ -183,7 +227,7 @@ def train(
             else:
                 in_a_row = 0
                 lr = max(float(group["lr"]) for group in optimizer.param_groups)
-                metrics.add({"step": step, "epoch": step // steps_per_epoch, "lr": lr}, measured)
+                metrics.add({"step": step, "epoch": step // streams.steps_per_epoch, "lr": lr}, measured)
 
             # Records
             if done % LOG_EVERY == 0 or done == plan.steps:

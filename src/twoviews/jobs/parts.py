@@ -1,0 +1,125 @@
+"""The images of a training: the pool, and the labelled ones that are trained on together with it."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from twoviews.config import Recipe
+from twoviews.data.assemble import Storage
+from twoviews.data.corpus import Corpus, read_csv
+from twoviews.data.source import Spec
+from twoviews.errors import DataError, UsageError
+from twoviews.evaluation.subsets import split_validation, subset
+from twoviews.jobs.reading import load_shared
+from twoviews.narrate import Narrator
+from twoviews.run import Run, write_rows
+
+TRAIN, VALIDATION = "train", "validation"
+
+
+@dataclass(frozen=True)
+class Parts:
+    """`labelled` and `validation` are there where labels are trained on; images of validation may be in the pool."""
+
+    pool: Corpus
+    labelled: Corpus | None = None
+    validation: Corpus | None = None
+
+
+def part_labelled(
+    config: Recipe,
+    pool: Corpus,
+    *,
+    storage: Storage,
+    labels: str | Path | None,
+    download: bool = False,
+    narrator: Narrator,
+) -> Parts:
+    """Take the labelled part out of the pool (`data.labelled`), or read it from `data.labelled_source`.
+
+    A function of the data and the configuration, so a resumed run parts them alike. Raises `DataError` for too few
+    labels.
+    """
+    wanted, source = config.data.labelled, config.data.labelled_source
+    if wanted is not None and source is not None:
+        raise UsageError("give labelled data or data.labelled, which takes them from the pool, not both")
+    if wanted is not None:
+        parts = _out_of_pool(pool, wanted, config.data.validation)
+    elif source is not None:
+        other = load_shared(source, storage, labels=labels, download=download, narrator=narrator)
+        known = other.select(np.flatnonzero(other.labels >= 0))
+        if not len(known):
+            raise DataError(f"{source} has no labels: give class folders or a manifest with a label column")
+        e = config.evaluate
+        if e.validation is None:
+            parts = Parts(pool, known)
+        else:
+            train, held_out = split_validation(known.labels, seed=e.split_seed, part=e.validation)
+            parts = Parts(pool, known.select(train), known.select(held_out))
+    else:
+        return Parts(pool)
+    assert parts.labelled is not None
+    held = len(parts.validation) if parts.validation is not None else 0
+    narrator.say(
+        f"{len(parts.pool):,} images without label and {len(parts.labelled):,} labelled of "
+        f"{len(parts.labelled.classes)} classes, trained on together; {held:,} more labels for validation"
+    )
+    return parts
+
+
+def write_parts(run: Run, parts: Parts) -> None:
+    """Which labelled items were trained on and which are for validation: `labelled.csv`."""
+    rows = [
+        {"id": item, "part": name}
+        for name, corpus in ((TRAIN, parts.labelled), (VALIDATION, parts.validation))
+        if corpus is not None
+        for item in corpus.ids
+    ]
+    write_rows(run.labelled, rows, columns=["id", "part"])
+
+
+def read_parts(run: Run, *, storage: Storage, download: bool, narrator: Narrator) -> dict[str, Corpus]:
+    """The labelled items that a run was trained with: `train` and, where there are any, `validation`.
+
+    Raises `UsageError` for a run that was trained without.
+    """
+    info: dict[str, Any] = run.info().get("labelled") or {}
+    spec: Spec | None = info.get("spec")
+    if spec is None or not run.labelled.is_file():
+        raise UsageError(f"{run.path} was trained without labels: give labelled data with --train DATA")
+    corpus = load_shared(spec, storage, labels=info.get("labels"), download=download, narrator=narrator)
+    place = {item: index for index, item in enumerate(corpus.ids)}
+    chosen: dict[str, list[int]] = {TRAIN: [], VALIDATION: []}
+    for row in read_csv(run.labelled):
+        if row["id"] not in place:
+            raise DataError(
+                f"{row['id']} of {run.labelled} is no longer in {spec}: give labelled data with --train DATA"
+            )
+        chosen[row["part"]].append(place[row["id"]])
+    return {name: corpus.select(np.array(indices, np.int64)) for name, indices in chosen.items() if indices}
+
+
+def _out_of_pool(pool: Corpus, labelled: int, validation: int) -> Parts:
+    classes = len(pool.classes)
+    if classes < 2:
+        raise DataError(
+            f"data.labelled takes labels from {pool.spec}, which has {classes} classes: give --labelled DATA"
+        )
+    for name, count in (("labelled", labelled), ("validation", validation)):
+        if count % classes:
+            fitting = max(classes, count // classes * classes)
+            raise UsageError(f"data.{name} = {count} cannot be shared equally by {classes} classes: give {fitting}")
+    chosen = subset(pool.labels, per_class=labelled // classes, seed=0, classes=pool.classes)
+    left = pool.labels.copy()
+    left[chosen] = -1
+    held_out = np.empty(0, np.int64)
+    if validation:
+        held_out = subset(left, per_class=validation // classes, seed=0, classes=pool.classes)
+    others = np.setdiff1d(np.arange(len(pool)), chosen)
+    return Parts(_without_labels(pool.select(others)), pool.select(chosen), pool.select(held_out))
+
+
+def _without_labels(corpus: Corpus) -> Corpus:
+    return replace(corpus, labels=np.full_like(corpus.labels, -1), classes=())
