@@ -1,14 +1,18 @@
-"""Every method under one small budget: what a frozen encoder is worth after the same steps, in the same time on the same machine.
+"""Every method under one small budget: what a frozen encoder is worth after the same steps, in the same time on the
+same machine.
 
 python benchmarks/methods.py digits --out benchmarks/results/methods-digits.json
-python benchmarks/methods.py cifar10 --train cifar10/train.parquet --test cifar10/test.parquet --out benchmarks/results/methods-cifar10.json
+python benchmarks/methods.py cifar10 --train cifar10/train.parquet --test cifar10/test.parquet --out
+benchmarks/results/methods-cifar10.json
 
-digits   recipe `digits` with the method exchanged, 80 epochs; 1 label a class; each seed decides weights, order, views and which labels
-cifar10  recipe `cifar10-cpu` with the method exchanged, 200 steps of 256; all 45,000 training labels for kNN and probe, whose
+digits   recipe `digits` with the method exchanged, 80 epochs; 1 label a class; each seed decides weights, order, views
+and which labels cifar10  recipe `cifar10-cpu` with the method exchanged, 200 steps of 256; all 45,000 training labels
+for kNN and probe, whose
          one penalty is fixed beforehand; each seed decides weights, order and views
 
-Methods keep their default options. Beside them: the same network with random weights, and raw pixels. `sup_con` and `supervised` are
-given the labels of all training images, the others none. Finished runs under --runs are read, not repeated.
+Methods keep their default options. Beside them: the same network with random weights, and raw pixels. `sup_con` and
+`supervised` are given the labels of all training images, the others none. Finished runs under --runs are read, not
+repeated.
 """
 
 import argparse
@@ -40,11 +44,11 @@ def one_run(options: argparse.Namespace, method: str, seed: int) -> dict[str, An
         settings += [f"train.steps={options.steps}", "evaluate.penalties=[3.0]"]
     if not run.results.is_file():
         quiet = Narrator()
-        twoviews.pretrain(data, out=run.path, recipe=recipe, seed=seed, settings=settings, overwrite=True, narrator=quiet)
-        arms = ["knn", "linear", *(FLOORS if method == "simclr" else ())]
-        twoviews.evaluate(
-            run, train=train, test=test, arms=arms, labels_per_class=budget, seeds=1, narrator=quiet
+        twoviews.pretrain(
+            data, out=run.path, recipe=recipe, seed=seed, settings=settings, overwrite=True, narrator=quiet
         )
+        arms = ["knn", "linear", *(FLOORS if method == "simclr" else ())]
+        twoviews.evaluate(run, train=train, test=test, arms=arms, labels_per_class=budget, seeds=1, narrator=quiet)
     info, results = run.info(), json.loads(run.results.read_text())
     return {
         **{row["arm"]: row["accuracy"] for row in results["rows"]},
@@ -79,7 +83,9 @@ def main() -> None:
             table.setdefault(method, []).append(one_run(options, method, seed))
             print(seed, method, table[method][-1], flush=True)
         rows = {
-            method: {key: summary([r[key] for r in runs]) for key in ("knn", "linear", "seconds", "effective_rank", "spread")}
+            method: {
+                key: summary([r[key] for r in runs]) for key in ("knn", "linear", "seconds", "effective_rank", "spread")
+            }
             for method, runs in table.items()
         }
         floors = {arm: summary([r[arm] for r in table["simclr"]]) for arm in FLOORS} if "simclr" in table else {}
@@ -97,8 +103,11 @@ def main() -> None:
         }
         Path(options.out).write_text(json.dumps(result, indent=1) + "\n")
     for method, row in result["methods"].items():
-        print(f"{method:13} kNN {100 * row['knn']['mean']:5.1f} +- {100 * row['knn']['std']:.1f}  "
-              f"linear {100 * row['linear']['mean']:5.1f} +- {100 * row['linear']['std']:.1f}  {row['seconds']['mean']:.0f} s")
+        print(
+            f"{method:13} kNN {100 * row['knn']['mean']:5.1f} +- {100 * row['knn']['std']:.1f}  "
+            f"linear {100 * row['linear']['mean']:5.1f} +- {100 * row['linear']['std']:.1f}  "
+            f"{row['seconds']['mean']:.0f} s"
+        )
     for arm, row in result["floors"].items():
         print(f"{arm:13} {100 * row['mean']:5.1f} +- {100 * row['std']:.1f}")
 

@@ -1,10 +1,11 @@
-"""A recipe from end to end, once a seed: every seed decides initial weights, order, augmentation and the classifiers' start.
+"""A recipe from end to end, once a seed: every seed decides initial weights, order, augmentation and the classifiers'
+start.
 
 python benchmarks/recipes.py --recipe cifar10-semisupervised --data cifar10/train.parquet --test cifar10/test.parquet \
     --out results.json [--train DATA] [--seeds 0,1,2] [-- further options of `twoviews run`]
 
-Writes the accuracy of every arm with mean and spread over the seeds, the paired difference of fine-tuning and baseline with a
-95 % interval (Student's t), the last accuracy of the on-the-fly probe, seconds, and the protocol.
+Writes the accuracy of every arm with mean and spread over the seeds, the paired difference of fine-tuning and baseline
+with a 95 % interval (Student's t), the last accuracy of the on-the-fly probe, seconds, and the protocol.
 """
 
 import argparse
@@ -80,12 +81,20 @@ def main() -> None:
     if "finetune" in arms and "supervised" in arms:
         found = paired_interval([s["accuracy"]["finetune"] - s["accuracy"]["supervised"] for s in seeds])
         gap = {"mean": found.mean, "low": found.low, "high": found.high, "n": found.n}
-    result = {"recipe": options.recipe, "cpu": cpu_name(), "arms": arms, "finetune_minus_supervised": gap, "seeds": seeds}
+    result = {
+        "recipe": options.recipe,
+        "cpu": cpu_name(),
+        "arms": arms,
+        "finetune_minus_supervised": gap,
+        "seeds": seeds,
+    }
     Path(options.out).write_text(json.dumps(result, indent=1) + "\n")
     for arm, value in arms.items():
         print(f"{arm:15} {100 * value['mean']:6.2f} +- {100 * value['spread']:.2f} %")
     if gap:
-        print(f"fine-tune - supervised: {100 * gap['mean']:+.2f}, 95 % from {100 * gap['low']:+.2f} to {100 * gap['high']:+.2f}")
+        print(
+            f"fine-tune - supervised: {100 * gap['mean']:+.2f}, 95 % from {100 * gap['low']:+.2f} to {100 * gap['high']:+.2f}"
+        )
 
 
 if __name__ == "__main__":

@@ -221,4 +221,6 @@ class TestMethodOptions:
             "projector_layers": 2,
             "projector_width": None,
             "projector_dim": 128,
+            "projector_norm": True,
+            "negatives": "all",
         }

@@ -19,6 +19,7 @@ _HOMES = {
     "Run": "twoviews.run",
     "TwoviewsError": "twoviews.errors",
     "build_encoder": "twoviews.encoders",
+    "distill": "twoviews.jobs.distill",
     "embed": "twoviews.jobs.embed",
     "evaluate": "twoviews.jobs.evaluate",
     "load_corpus": "twoviews.data.corpus",
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from twoviews.errors import TwoviewsError
     from twoviews.evaluation.features import Embeddings
     from twoviews.jobs.classifier import predict
+    from twoviews.jobs.distill import distill
     from twoviews.jobs.embed import embed
     from twoviews.jobs.evaluate import evaluate
     from twoviews.jobs.pretrain import pretrain
@@ -53,6 +55,7 @@ __all__ = [
     "TwoviewsError",
     "__version__",
     "build_encoder",
+    "distill",
     "embed",
     "evaluate",
     "load_corpus",

@@ -15,20 +15,22 @@ FROZEN = """
 cache [remove NAME] --json --quiet
 check DATA --against --download --json --labels --out --quiet --run
 demo --json --out --overwrite --quiet
+distill TEACHER_RUN DATA --batch-size --devices --download --encoder --epochs --exclude --fraction --image-size --init \
+--json --labelled --labels --micro-batch --minutes --out* --overwrite --probe-data --quiet --recipe --seed --set --test
 embed RUN DATA --devices --download --json --labels --out* --overwrite --quiet
 encoders --json --quiet
 evaluate RUN --arms --devices --download --exclude --json --labels --labels-per-class --minutes --quiet --seeds \
---test* --train* --val
+--test* --train --val
 methods --json --quiet
 predict RUN DATA --download --json --quiet
-pretrain DATA --batch-size --devices --download --encoder --epochs --exclude --image-size --init --json \
---labels --micro-batch --minutes --out* --overwrite --probe-data --quiet --recipe --seed --set
+pretrain DATA --batch-size --devices --download --encoder --epochs --exclude --fraction --image-size --init --json \
+--labelled --labels --micro-batch --minutes --out* --overwrite --probe-data --quiet --recipe --seed --set
 recipes [show NAME] --json --quiet
 report RUN --json --out --quiet
 resume RUN --anyway --devices --json --micro-batch --quiet
-run DATA --arms --batch-size --devices --download --encoder --epochs --exclude --image-size --init --json --labels \
---labels-per-class \
---micro-batch --minutes --out* --overwrite --probe-data --quiet --recipe --seed --seeds --set --test* --train* --val
+run DATA --arms --batch-size --devices --download --encoder --epochs --exclude --fraction --image-size --init --json \
+--labels --labels-per-class \
+--micro-batch --minutes --out* --overwrite --probe-data --quiet --recipe --seed --seeds --set --test* --train --val
 views DATA --download --image-size --json --out* --quiet --recipe --seed --set
 """
 

@@ -3,12 +3,13 @@
 import copy
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from twoviews.methods import METHODS, Method, Pool, Projections, Step, build_method
+from twoviews.methods import METHODS, Distillation, Method, Pool, Projections, Step, build_method
 from twoviews.training.large_batch import Accumulated, accumulate_gradients
 
 FEATURES = 16
@@ -32,8 +33,22 @@ class Small(nn.Module):
 
 def make(name: str, *, seed: int = 0) -> Method:
     torch.manual_seed(seed)
-    options = {key: value for key, (value, _) in METHODS[name].suited({}, Pool(64, labelled=64, classes=3)).items()}
-    return build_method(name, Small().double(), options=options).double()
+    options: dict[str, Any] = {"teacher": "a run", "classes": 3} if name == "distillation" else {}
+    chosen = METHODS[name].suited(options, Pool(64, labelled=64, classes=3))
+    options |= {key: value for key, (value, _) in chosen.items()}
+    method = build_method(name, Small().double(), options=options).double()
+    if isinstance(method, Distillation):
+        method.learn_from(teacher())
+    return method
+
+
+def teacher() -> nn.Module:
+    """A classifier of three classes that is sure of itself: the loss cannot fall below the entropy of its labels."""
+    with torch.random.fork_rng():
+        torch.manual_seed(99)
+        head = nn.Linear(FEATURES, 3)
+        nn.init.normal_(head.weight, std=10.0)
+        return nn.Sequential(Small(), head).double()
 
 
 def views_of(method: Method, *, count: int = 24, seed: int = 1) -> list[Tensor]:
@@ -112,8 +127,8 @@ def test_the_loss_falls(name: str) -> None:
     views = views_of(method, count=64)
     optimizer = torch.optim.AdamW([p for p in method.parameters() if p.requires_grad], lr=3e-3)
     losses = []
-    # Without `after_step`: queues and momentum networks stand still, so that what the optimiser does is seen alone, and a
-    # queue is not filled with the same samples again.
+    # Without `after_step`: queues and momentum networks stand still, so that what the optimiser does is seen alone, and
+    # a queue is not filled with the same samples again.
     for _ in range(25):
         optimizer.zero_grad()
         done = accumulate(method, views, bn_group=64)

@@ -30,6 +30,11 @@ def write_pool(path: Path, *, count: int = 40, seed: int = 0) -> Path:
     return path
 
 
+@pytest.fixture
+def new_pool() -> Callable[..., Path]:
+    return write_pool
+
+
 @pytest.fixture(scope="module")
 def pool(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_pool(tmp_path_factory.mktemp("pool") / "pool.npz")

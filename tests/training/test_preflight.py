@@ -12,6 +12,7 @@ from twoviews.data.corpus import load_corpus
 from twoviews.errors import ResourceError
 from twoviews.jobs import preflight, prepare
 from twoviews.jobs import pretrain as job
+from twoviews.jobs.parts import Parts
 from twoviews.jobs.resume import resume
 from twoviews.narrate import Narrator
 from twoviews.run import Run
@@ -44,27 +45,27 @@ def start(pool: Path, thin: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     return run
 
 
-def a_job(pool: Path, *, group: int = 4) -> tuple[Any, Any]:
-    corpus = load_corpus(pool)
+def a_job(pool: Path, *, group: int = 4) -> Any:
+    parts = Parts(load_corpus(pool))
     settings = {"method": {"name": "simclr"}, "encoder": {"name": "convnet_tiny"}, "train": {"batch_size": 32}}
     settings["train"] |= {"bn_group": group, "device": "cpu", "precision": "fp32", "threads": 1, "steps": 3}  # type: ignore[dict-item]
     config = job.make_recipe(settings)
-    config = prepare.decide(config, corpus, storage=Storage(8, 1), asked_batch=True, narrator=Narrator())
-    return prepare.assemble(config, corpus, encoder=None, narrator=Narrator()), corpus
+    config = prepare.decide(config, parts, storage=Storage(8, 1), asked_batch=True, narrator=Narrator())
+    return prepare.assemble(config, parts, encoder=None, narrator=Narrator())
 
 
 def test_graph_bytes_grow_with_the_samples(pool: Path, thin: None) -> None:
-    made, corpus = a_job(pool)
-    one, two, four = (preflight.graph_bytes(made, corpus, samples=n) for n in (8, 16, 32))
+    made = a_job(pool)
+    one, two, four = (preflight.graph_bytes(made, samples=n) for n in (8, 16, 32))
     assert 0 < one < two < four
     assert (four - two) == pytest.approx(2 * (two - one), rel=0.1)
     assert all(p.grad is None for p in made.method.parameters())
 
 
 def test_graph_bytes_leave_the_method_alone(pool: Path, thin: None) -> None:
-    made, corpus = a_job(pool)
+    made = a_job(pool)
     before = {name: tensor.clone() for name, tensor in made.method.state_dict().items()}
-    preflight.graph_bytes(made, corpus, samples=8)
+    preflight.graph_bytes(made, samples=8)
     for name, tensor in made.method.state_dict().items():
         assert torch.equal(tensor, before[name]), name
 
@@ -73,22 +74,22 @@ def test_graph_bytes_leave_the_method_alone(pool: Path, thin: None) -> None:
 def test_the_largest_multiple_that_fits(
     groups: float, expected: int, pool: Path, thin: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made, corpus = a_job(pool)
-    graph = preflight.graph_bytes(made, corpus, samples=4)
+    made = a_job(pool)
+    graph = preflight.graph_bytes(made, samples=4)
     weights = sum(p.numel() * p.element_size() for p in made.method.parameters())
     free = ((groups + 0.5) * graph + 3 * weights) / preflight.PART_OF_MEMORY
     monkeypatch.setattr(preflight, "available_memory", lambda: int(free) + 16)
     narrator = Narrator()
-    assert preflight.fitting_micro_batch(made, corpus, narrator=narrator) == expected
+    assert preflight.fitting_micro_batch(made, narrator=narrator) == expected
     assert narrator.decisions["micro_batch"]["value"] == expected
     assert ("the whole batch fits" in narrator.decisions["micro_batch"]["reason"]) == (expected == 32)
 
 
 def test_not_even_one_group_fits(pool: Path, thin: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    made, corpus = a_job(pool, group=16)
+    made = a_job(pool, group=16)
     monkeypatch.setattr(preflight, "available_memory", lambda: 1000)
     with pytest.raises(ResourceError, match=r"one BatchNorm group of 16 samples: try --set train.bn_group=8 "):
-        preflight.fitting_micro_batch(made, corpus, narrator=Narrator())
+        preflight.fitting_micro_batch(made, narrator=Narrator())
 
 
 def test_auto_is_recorded_and_changes_no_byte(start: Callable[..., Run], monkeypatch: pytest.MonkeyPatch) -> None:

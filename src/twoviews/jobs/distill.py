@@ -14,7 +14,7 @@ from twoviews.compute import choose_compute
 from twoviews.config import make_recipe
 from twoviews.data.source import Spec, open_source
 from twoviews.encoders import read_encoder_config
-from twoviews.errors import DataError, UsageError
+from twoviews.errors import DataError
 from twoviews.evaluation.finetune import class_scores
 from twoviews.evaluation.matched import METHOD, matched_interval
 from twoviews.jobs.classifier import load_classifier
@@ -191,8 +191,6 @@ def _check_test(test: Spec, classes: Sequence[str], *, teacher: Run, labels: str
 def _network_of(teacher: Run) -> str:
     """The name of the teacher's encoder, for a student of the same kind."""
     about = read_encoder_config(teacher.encoder)["twoviews"]
-    if about["source"] == "module":
-        raise UsageError(f"{teacher.path} has an encoder of your own: name the student's with --encoder")
     return str(about["name"]) if about["source"] in ("builtin", "timm") else f"{about['source']}:{about['name']}"
 
 

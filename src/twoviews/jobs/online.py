@@ -13,11 +13,10 @@ from twoviews.compute import Compute
 from twoviews.data.corpus import Corpus
 from twoviews.data.loading import fetch
 from twoviews.evaluation.features import embed
-from twoviews.evaluation.health import alignment, collapse, effective_rank, spread, uniformity
+from twoviews.evaluation.health import alignment, effective_rank, spread, uniformity
 from twoviews.evaluation.knn import knn_predict
 from twoviews.evaluation.probe import fit_probe
 from twoviews.evaluation.subsets import split_validation
-from twoviews.narrate import Narrator
 from twoviews.training.loop import Evaluator
 from twoviews.training.online_probe import OnlineProbe
 from twoviews.views.multicrop import AnyViews
@@ -68,27 +67,16 @@ def vectors_of(
     return distributed.gather_rows(vectors, [len(part) for part in parts])
 
 
-def health_evaluator(
-    corpus: Corpus, *, views: AnyViews, clean: Views, compute: Compute, seed: int, narrator: Narrator
-) -> Evaluator:
-    """Label-free health of `h` on a fixed part of the pool: effective rank, spread, alignment, uniformity.
-
-    A collapse is told, once.
-    """
+def health_evaluator(corpus: Corpus, *, views: AnyViews, clean: Views, compute: Compute, seed: int) -> Evaluator:
+    """Label-free health of `h` on a fixed part of the pool: effective rank, spread, alignment, uniformity."""
     chosen = np.random.default_rng(seed).permutation(len(corpus))[:HEALTH_SAMPLES]
     part = corpus.select(np.sort(chosen))
-    told = False
 
     def evaluate(encoder: nn.Module) -> Iterable[tuple[str, float]]:
-        nonlocal told
         plain = torch.from_numpy(vectors_of(encoder, part, clean, compute=compute))
         a, b = (torch.from_numpy(vectors_of(encoder, part, views, compute=compute, view=v)) for v in (0, 1))
-        found = {"effective_rank": effective_rank(plain), "spread": spread(plain)}
-        words = collapse(**found)
-        if words and not told:
-            narrator.warn(words)
-            told = True
-        yield from found.items()
+        yield "effective_rank", effective_rank(plain)
+        yield "spread", spread(plain)
         yield "alignment", alignment(a, b)
         yield "uniformity", uniformity(plain)
 

@@ -333,16 +333,10 @@ def assemble(config: Recipe, parts: Parts, *, encoder: nn.Module | None, narrato
     return Job(config, compute, built, method, optimizer, views, streams, plan, online, teacher)
 
 
-def evaluators_of(
-    config: Recipe, parts: Parts, labelled: Corpus | None, job: Job, narrator: Narrator
-) -> list[Evaluator]:
+def evaluators_of(config: Recipe, parts: Parts, labelled: Corpus | None, job: Job) -> list[Evaluator]:
     size = required(config.data.image_size)
     clean = Views(POLICIES["none"], image_size=size, mean=job.views.mean, std=job.views.std)
-    evaluators = [
-        health_evaluator(
-            parts.pool, views=job.views, clean=clean, compute=job.compute, seed=job.plan.seed, narrator=narrator
-        )
-    ]
+    evaluators = [health_evaluator(parts.pool, views=job.views, clean=clean, compute=job.compute, seed=job.plan.seed)]
     if job.online is not None and parts.validation is not None and len(parts.validation):
         evaluators.append(online_evaluator(job.online.probe, parts.validation, clean=clean, compute=job.compute))
     if labelled is not None:

@@ -125,7 +125,7 @@ def pretrain(
     # Decisions
     config = decide(config, parts, storage=storage, asked_batch=asked_batch, narrator=narrator)
     job = assemble(config, parts, encoder=own_module, narrator=narrator)
-    evaluators = evaluators_of(config, parts, probe_corpus, job, narrator)
+    evaluators = evaluators_of(config, parts, probe_corpus, job)
     run = Run(out)
     if main:
         make_output(Path(out), overwrite=overwrite)

@@ -89,7 +89,7 @@ def resume(
         restore(checkpoint, module=job.method, optimizer=job.optimizer, online=online)
         start = checkpoint.facts["step"]
     narrator.say(f"continuing at step {start:,} of {job.plan.steps:,}")
-    evaluators = evaluators_of(config, parts, corpora.get("probe_data"), job, narrator)
+    evaluators = evaluators_of(config, parts, corpora.get("probe_data"), job)
     skipped = checkpoint.facts["skipped"] if checkpoint is not None else 0
     resumed = [*info.get("resumed_at", []), start]
     if distributed.is_main():

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -20,6 +20,8 @@ from twoviews.narrate import Narrator
 from twoviews.run import Run, read_lines
 from twoviews.training.checkpoint import sha256_file
 from twoviews.training.loop import Evaluator, train
+
+HEALTH = ("effective_rank", "spread", "projection_spread")
 
 
 def facts_of(job: Job, corpus: Corpus, narrator: Narrator) -> dict[str, Any]:
@@ -80,6 +82,14 @@ def finish(
         return round(spent + time.monotonic() - began, 1)
 
     alike = (start, job.compute.device.type, job.compute.precision, torch.__version__)
+    told: list[str] = []
+
+    def watch(measured: Mapping[str, Any]) -> None:
+        words = _collapse_in(measured)
+        if words and not told:
+            narrator.warn(words)
+            told.append(words)
+
     distributed.require_equal(list(alike), "starting step, device, precision or torch")
     try:
         with told_what_fits(job):
@@ -95,6 +105,7 @@ def finish(
                 start=start,
                 facts={"skipped": skipped},
                 evaluators=evaluators,
+                watch=watch,
                 narrator=narrator,
             )
         # By then a method that draws by itself, or a fault, would have led the processes apart.
@@ -145,12 +156,14 @@ def _write_encoder(
     if job.teacher is not None:
         save_student(run, job.method, job.teacher)
     digest = sha256_file(run.encoder / "model.safetensors")
-    measured = [row for row in read_lines(run.metrics) if row.get("event") == "evaluation"]
-    health = {name: measured[-1][name] for name in ("effective_rank", "spread")} if measured else {}
+    measured: dict[str, Any] = {}
+    for row in read_lines(run.metrics):
+        measured |= row
+    health = {name: measured[name] for name in HEALTH if name in measured}
     run.update(
         status="finished",
         health=health,
-        collapse=collapse(**health) if health else None,
+        collapse=_collapse_in(measured),
         step=job.plan.steps,
         skipped=skipped,
         seconds=taken,
@@ -159,6 +172,11 @@ def _write_encoder(
         peak_memory_gb=round(peak_memory_gb(job.compute), 2),
     )
     narrator.say(f"encoder in {run.encoder}  sha256 {digest[:16]}...  {in_words(taken)}")
+
+
+def _collapse_in(measured: Mapping[str, Any]) -> str | None:
+    found = {name: measured[name] for name in HEALTH if name in measured}
+    return collapse(**found) if "effective_rank" in found else None
 
 
 def in_words(seconds: float) -> str:

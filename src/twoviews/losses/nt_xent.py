@@ -20,6 +20,7 @@ def nt_xent(z_a: Tensor, z_b: Tensor, *, temperature: float) -> Tensor:
     float64 when given that, also under autocast. Returns a scalar; ln(2N - 1) is chance. Raises `ValueError` for
     shapes that do not match or a temperature that is not positive.
 
+    >>> import torch
     >>> z = torch.eye(4)
     >>> nt_xent(z, z, temperature=0.5).item() < 1.9459  # ln 7
     True

@@ -25,6 +25,7 @@ def vicreg(
     deviation lacks of 1. covariance: sum of squared covariances of different dimensions over D, added over the views.
     Raises `ValueError` for shapes that do not match, fewer than 2 pairs or a negative weight.
 
+    >>> import torch
     >>> z = torch.tensor([[2.0, 2.0], [2.0, -2.0], [-2.0, 2.0], [-2.0, -2.0]])
     >>> vicreg(z, z).item()
     0.0

@@ -46,4 +46,4 @@ class BarlowTwins(Method):
         def loss(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
             return self.scale * barlow_twins(a, b, redundancy=self.redundancy), spread(a)
 
-        return over_pairs(listed("z", projections), loss, metric="spread")
+        return over_pairs(listed("z", projections), loss, metric="projection_spread")

@@ -52,7 +52,7 @@ class BYOL(Method):
     def compare(self, projections: Projections, labels: Tensor | None = None) -> Step:
         predictions, targets = listed("prediction", projections), listed("target", projections)
         loss = 2 + 2 * over_targets(predictions, targets, negative_cosine)
-        return Step(loss, {"spread": spread(targets[0])})
+        return Step(loss, {"projection_spread": spread(targets[0])})
 
     def after_step(self, projections: Projections, progress: float) -> None:
         momentum = rising(self.momentum, progress)

@@ -48,7 +48,7 @@ class FastSiam(Method):
         targets = torch.stack(listed("target", projections))
         others = (targets.sum(0) - targets) / (len(targets) - 1)
         losses = [negative_cosine(p, t) for p, t in zip(predictions, others, strict=True)]
-        return Step(torch.stack(losses).mean(), {"spread": spread(targets[0])})
+        return Step(torch.stack(losses).mean(), {"projection_spread": spread(targets[0])})
 
     def chance_loss(self, batch_size: int) -> float:
         return 0.0

@@ -26,6 +26,7 @@ class SimCLR(Method):
     of its layers, as the authors have it; Keras's example has none. `negatives`: `all`, the other samples' views of
     both kinds, or `other view`, which is InfoNCE in both directions, as Keras's example and CLIP have it.
 
+    >>> import torch
     >>> encoder = nn.Flatten(); encoder.num_features = 48
     >>> method = SimCLR(encoder, temperature=0.2)
     >>> method.compare(method([torch.rand(8, 3, 4, 4)] * 2)).loss.ndim

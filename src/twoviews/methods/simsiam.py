@@ -44,7 +44,7 @@ class SimSiam(Method):
 
     def compare(self, projections: Projections, labels: Tensor | None = None) -> Step:
         predictions, targets = listed("prediction", projections), listed("target", projections)
-        return Step(over_targets(predictions, targets, negative_cosine), {"spread": spread(targets[0])})
+        return Step(over_targets(predictions, targets, negative_cosine), {"projection_spread": spread(targets[0])})
 
     def chance_loss(self, batch_size: int) -> float:
         return 0.0

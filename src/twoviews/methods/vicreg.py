@@ -46,4 +46,4 @@ class VICReg(Method):
         def loss(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
             return vicreg(a, b, **self.weights), spread(a)
 
-        return over_pairs(listed("z", projections), loss, metric="spread")
+        return over_pairs(listed("z", projections), loss, metric="projection_spread")

@@ -6,7 +6,7 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
@@ -162,9 +162,12 @@ def train(
     start: int,
     facts: dict[str, Any],
     evaluators: Sequence[Evaluator],
+    watch: Callable[[Mapping[str, Any]], None] = lambda measured: None,
     narrator: Narrator,
 ) -> int:
     """Train from step `start` to `plan.steps`; returns the number of skipped batches. Process 0 writes.
+
+    `watch` is given what each evaluation has measured, with the step's own metrics.
 
     Raises `NotFiniteError` after five non-finite batches in a row, `Interrupted` or `Terminated` after saving at the
     next step boundary, `ResourceError` when a checkpoint cannot be written.
@@ -241,6 +244,7 @@ def train(
             if done in evaluate_at:
                 values = {name: value for evaluator in evaluators for name, value in evaluator(method.encoder)}
                 method.train()
+                watch({**metrics.flush(), **values})
                 metrics.add({"step": step, "event": "evaluation", **values})
 
             # State: the last step is saved too, so that a kill while the encoder is written loses nothing.
@@ -265,6 +269,7 @@ class MetricsLog:
         self._run = run
         self._keep_below = keep_below
         self._pending: list[tuple[dict[str, Any], dict[str, Tensor]]] = []
+        self._latest: dict[str, Any] = {}
 
     def __enter__(self) -> "MetricsLog":
         if not distributed.is_main():
@@ -290,7 +295,6 @@ class MetricsLog:
 
     def flush(self) -> dict[str, Any]:
         """Write what is queued; returns the last row of a step."""
-        latest: dict[str, Any] = {}
         for row, tensors in self._pending:
             full = {**row, **{name: value.item() for name, value in tensors.items()}}
             self._file.write(json.dumps(full) + "\n")
@@ -298,11 +302,11 @@ class MetricsLog:
                 if name not in ("step", "event", "reason") and value is not None:
                     self._board.add_scalar(f"{row.get('event', 'train')}/{name}", value, row["step"])
             if "loss" in full:
-                latest = full
+                self._latest = full
         if self._pending:
             self._pending.clear()
             self._file.flush()
-        return latest
+        return self._latest
 
 
 class StopSignals:

@@ -6,8 +6,8 @@ from PIL import Image
 from torch import Tensor
 
 from twoviews.errors import UsageError
-from twoviews.views.ops import DecodedBatch, Part
 from twoviews.views.multicrop import AnyViews
+from twoviews.views.ops import DecodedBatch, Part
 from twoviews.views.shown import visible_rgb
 
 _GUTTER = 2

@@ -1,0 +1,178 @@
+"""Training on unlabelled and labelled images together: parts, on-the-fly probe, the same bytes after a stop."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from twoviews.data.corpus import read_csv
+from twoviews.errors import DataError, Interrupted, UsageError
+from twoviews.jobs.evaluate import evaluate
+from twoviews.jobs.resume import resume
+from twoviews.narrate import Narrator
+from twoviews.run import Run, read_lines
+from twoviews.training import loop
+from twoviews.training.checkpoint import sha256_file
+from twoviews.training.online_probe import OnlineProbe
+
+Start = Callable[..., Run]
+Write = Callable[..., Path]
+
+OUT_OF_POOL = ("data.labelled=8", "data.validation=12", "train.labelled_batch=4")
+
+
+def weights(run: Run) -> str:
+    return sha256_file(run.encoder / "model.safetensors")
+
+
+def measured(run: Run, name: str) -> list[float]:
+    return [row[name] for row in read_lines(run.metrics) if name in row]
+
+
+@pytest.fixture(scope="module")
+def together(start: Start, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return start(tmp_path_factory.mktemp("together") / "run", *OUT_OF_POOL)
+
+
+def test_parts_are_recorded_and_apart(together: Run) -> None:
+    rows = read_csv(together.labelled)
+    parts = {name: {row["id"] for row in rows if row["part"] == name} for name in ("train", "validation")}
+    assert (len(parts["train"]), len(parts["validation"])) == (8, 12)
+    assert not parts["train"] & parts["validation"]
+    info = together.info()
+    assert (info["labelled"]["train"], info["labelled"]["validation"], info["labelled_batch"]) == (8, 12, 4)
+    assert info["batch_size"] == 16
+    # An epoch is one of the 32 images without label, twelve a step.
+    assert info["epochs"] == pytest.approx(info["steps"] / 2)
+
+
+def test_the_probe_learns_beside_and_is_measured_on_other_labels(together: Run) -> None:
+    assert len(measured(together, "probe_loss")) == together.info()["steps"]
+    accuracies = measured(together, "online_probe")
+    assert len(accuracies) == 2
+    assert all(round(12 * value, 6) == round(12 * value) for value in accuracies)
+
+
+def test_the_encoder_never_feels_the_probe(together: Run, start: Start, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(OnlineProbe, "learn", lambda *_: {})
+    assert weights(start(tmp_path / "run", *OUT_OF_POOL)) == weights(together)
+
+
+def test_labels_do_not_reach_the_method(together: Run, start: Start, tmp_path: Path, new_pool: Write) -> None:
+    data = np.load(new_pool(tmp_path / "other.npz"))
+    labels = data["labels"].copy()
+    kept = {int(row["id"]) for row in read_csv(together.labelled)}
+    others = [index for index in range(len(labels)) if index not in kept]
+    labels[others] = np.random.default_rng(0).permutation(labels[others])
+    np.savez(tmp_path / "other.npz", images=data["images"], labels=labels)
+    # Which labels are taken depends on the labels, so the parts may differ: compare with a source of its own instead.
+    few = sorted(kept)[:8]
+    np.savez(tmp_path / "few.npz", images=data["images"][few], labels=data["labels"][few])
+    first = start(tmp_path / "a", "train.labelled_batch=4", labelled=str(tmp_path / "few.npz"))
+    second = start(
+        tmp_path / "b", "train.labelled_batch=4", data=tmp_path / "other.npz", labelled=str(tmp_path / "few.npz")
+    )
+    assert weights(first) == weights(second)
+
+
+def test_the_same_bytes_after_a_stop(together: Run, start: Start, tmp_path: Path, monkeypatch: Any) -> None:
+    original = loop.train_step
+
+    def stopping(*args: Any, **options: Any) -> Any:
+        if options["step"] == 3:
+            import os
+            import signal
+
+            os.kill(os.getpid(), signal.SIGINT)
+        return original(*args, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "train_step", stopping)
+        with pytest.raises(Interrupted):
+            start(tmp_path / "run", *OUT_OF_POOL)
+    again = resume(tmp_path / "run", narrator=Narrator())
+    assert weights(again) == weights(together)
+    assert measured(again, "probe_loss") == measured(together, "probe_loss")
+    assert measured(again, "online_probe") == measured(together, "online_probe")
+    last = [load_file(next(run.checkpoints.glob("step-00000008")) / "state.safetensors") for run in (again, together)]
+    assert last[0].keys() == last[1].keys()
+    assert any(name.startswith("online.optimizer") for name in last[0])
+    assert all(torch.equal(last[0][name], last[1][name]) for name in last[0])
+
+
+def test_evaluate_takes_the_parts_of_the_run(together: Run, tmp_path: Path, new_pool: Write) -> None:
+    test = new_pool(tmp_path / "test.npz", count=24, seed=3)
+    results = evaluate(together, test=test, arms=["linear"], labels_per_class="all", seeds=1, narrator=Narrator())
+    [row] = results["rows"]
+    assert row["n_train"] == 8
+    assert results["protocol"]["n_val"] == 12
+    assert json.loads(together.results.read_text())["protocol"]["validation"].startswith("held out before pretraining")
+
+
+def test_without_labels_evaluate_wants_train(start: Start, tmp_path: Path, new_pool: Write) -> None:
+    run = start(tmp_path / "run")
+    with pytest.raises(UsageError, match=r"was trained without labels: give labelled data with --train DATA"):
+        evaluate(run, test=new_pool(tmp_path / "test.npz"), narrator=Narrator())
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "message"),
+    [
+        (("data.labelled=9",), UsageError, "data.labelled = 9 cannot be shared equally by 4 classes: give 8"),
+        (("data.labelled=400",), DataError, "100 labels a class were asked for"),
+        (("train.labelled_batch=4",), UsageError, "there is no labelled data to train on: add --labelled DATA"),
+        (
+            ("data.labelled=8", "train.labelled_batch=9"),
+            UsageError,
+            "9 labelled samples in a batch of 16 cannot be",
+        ),
+        (("data.labelled=8", "data.labelled_source=x.npz"), UsageError, "not both"),
+        (("method.name=simsiam", "views.local_crops=2"), UsageError, "needs a policy with a random crop"),
+        (("method.name=fast_siam", "views.local_crops=2"), UsageError, "fast_siam takes no local crops"),
+    ],
+)
+def test_what_cannot_be(start: Start, tmp_path: Path, settings: tuple[str, ...], error: type, message: str) -> None:
+    with pytest.raises(error, match=message):
+        start(tmp_path / "run", *settings)
+
+
+@pytest.mark.parametrize("method", ["simclr", "byol", "moco"])
+def test_local_crops_in_the_loop(start: Start, tmp_path: Path, method: str) -> None:
+    run = start(
+        tmp_path / "run",
+        "views.policy=simclr-small",
+        "views.local_crops=2",
+        "views.local_size=4",
+        f"method.name={method}",
+    )
+    assert run.info()["status"] == "finished"
+
+
+def test_fraction_shortens_the_schedule(start: Start, tmp_path: Path) -> None:
+    run = start(tmp_path / "run", fraction=0.5)
+    rates = measured(run, "lr")
+    assert len(rates) == 4
+    assert rates[-1] < 0.3 * max(rates)
+    assert run.info()["fraction_asked"] == 0.5
+    assert run.settings()["train"]["fraction"] == 1.0  # so that config.toml repeats what was run
+
+
+def test_a_collapse_is_told_once_in_words_and_recorded(start: Start, tmp_path: Path, monkeypatch: Any) -> None:
+    said: list[str] = []
+
+    class Listener(Narrator):
+        def emit(self, text: str, *, style: str = "") -> None:
+            said.append(text)
+
+    healthy = start(tmp_path / "healthy", "method.name=simsiam")
+    assert healthy.info()["collapse"] is None
+    assert healthy.info()["health"].keys() == {"effective_rank", "spread", "projection_spread"}
+    monkeypatch.setattr("twoviews.methods.simsiam.spread", lambda z: 0 * z.sum() + 0.05)
+    run = start(tmp_path / "run", "method.name=simsiam", narrator=Listener())
+    assert run.info()["collapse"].startswith("collapse: all samples have nearly the same projections (spread 0.05")
+    assert sum("collapse: " in line and "Try a lower optim.lr" in line for line in said) == 1
