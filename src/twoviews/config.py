@@ -186,6 +186,8 @@ class Evaluate(Section):
     lrs: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1e-3, 2e-3, 5e-3)
     """Peak learning rates that both trained arms choose from on validation."""
     fixed_lr: Positive = 2e-3
+    finetune_from: Literal["h", "head"] = "h"
+    """Fine-tuning keeps the encoder, or the encoder and the first layer of the projection head (SimCLR v2)."""
     encoder_lr_ratio: Fraction = 0.3
     """Fine-tuning: the encoder's rate as a part of the head's."""
     optimizer: Literal["adamw", "adam"] = "adamw"

@@ -73,6 +73,10 @@ class Run:
         return self.path / "encoder"
 
     @property
+    def head(self) -> Path:
+        return self.path / "head"
+
+    @property
     def classifier(self) -> Path:
         return self.path / "classifier"
 

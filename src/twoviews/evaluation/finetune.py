@@ -57,6 +57,18 @@ class Classifier(nn.Module):
         nn.init.zeros_(self.head.bias)
 
 
+class WithHead(nn.Module):
+    """An encoder and the first layer of its projection head: (B, ...) -> (B, width)."""
+
+    def __init__(self, encoder: nn.Module, layer: nn.Sequential, *, width: int) -> None:
+        super().__init__()
+        self.encoder, self.layer, self.num_features = encoder, layer, width
+
+    def forward(self, views: Tensor) -> Tensor:
+        features: Tensor = self.layer(self.encoder(views))
+        return features
+
+
 _HEAD = 2**31  # above any seed
 
 

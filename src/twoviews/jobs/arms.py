@@ -21,6 +21,7 @@ from twoviews.evaluation.knn import knn_predict
 from twoviews.evaluation.probe import LinearProbe, fit_probe
 from twoviews.evaluation.softmax import fit_softmax
 from twoviews.jobs.embed import Preprocessing, embed_corpus
+from twoviews.jobs.head import with_head
 from twoviews.jobs.labelled import Labelled
 from twoviews.jobs.length import Length, Work, fit_to_time
 from twoviews.jobs.online import batches, vectors_of
@@ -59,6 +60,7 @@ class Arms:
             mean=self.clean.mean,
             std=self.clean.std,
         )
+        self._head_features: np.ndarray | None = None
         self.curves: list[dict[str, Any]] = []
         self.trial_curves: list[dict[str, Any]] = []
         self.tick: Callable[..., None] | None = None
@@ -76,6 +78,21 @@ class Arms:
     def trained_encoder(self) -> nn.Module:
         """A copy of the run's encoder."""
         return load_encoder(self.run.encoder, module=self.module() if self.module is not None else None)
+
+    def _tuned_encoder(self) -> nn.Module:
+        """What fine-tuning begins from: the encoder, or with the first layer of its head on it."""
+        encoder = self.trained_encoder()
+        return encoder if self.options.finetune_from == "h" else with_head(encoder, self.run.head)
+
+    def _tuned_features(self) -> np.ndarray:
+        """(N, D) of the training part, as fine-tuning's linear layer meets them at the start."""
+        if self.options.finetune_from == "h":
+            return self.features["train"].vectors
+        if self._head_features is None:
+            encoder = self.compute.place(self._tuned_encoder()).eval()
+            with frozen(encoder):
+                self._head_features = vectors_of(encoder, self.data.train, self.clean, compute=self.compute)
+        return self._head_features
 
     def fresh_encoder(self, seed: int) -> nn.Module:
         """The run's architecture with random weights."""
@@ -210,14 +227,14 @@ class Arms:
     ) -> tuple[Classifier, FitPlan]:
         classes = len(self.data.split.classes)
         finetune = name == "finetune"
-        classifier = Classifier(self.trained_encoder() if finetune else self.fresh_encoder(seed), classes=classes)
+        classifier = Classifier(self._tuned_encoder() if finetune else self.fresh_encoder(seed), classes=classes)
         if self.options.head == "glorot":
             classifier.start_at_random(seed=seed)
         elif finetune and self.options.head == "probe":
             labels = self.data.split.train[indices]
             strength = self.options.fixed_penalty / len(indices)
             classifier.start_from(
-                fit_probe(self.features["train"].vectors[indices], labels, classes=classes, strength=strength)
+                fit_probe(self._tuned_features()[indices], labels, classes=classes, strength=strength)
             )
         plan = FitPlan(
             updates=length.updates(len(indices)),

@@ -20,6 +20,7 @@ from twoviews.errors import UsageError
 from twoviews.evaluation.finetune import Classifier, class_scores
 from twoviews.evaluation.probe import LinearProbe
 from twoviews.jobs.embed import Preprocessing
+from twoviews.jobs.head import empty_head
 from twoviews.jobs.online import batches
 from twoviews.narrate import Narrator
 from twoviews.run import Run, read_json
@@ -41,10 +42,14 @@ def save_classifier(
     probe: LinearProbe | None,
     classifier: Classifier | None,
     encoder: Path,
+    head: Path | None = None,
     classes: Sequence[str],
     facts: dict[str, Any],
 ) -> None:
-    """Write a probe (on the run's encoder) or a fine-tuned classifier (with its encoder), replacing the one there."""
+    """Write a probe (on the run's encoder) or a fine-tuned classifier (with its encoder), replacing the one there.
+
+    `head`: folder of the projection head whose first layer the classifier has kept.
+    """
     if classifier is None:
         assert probe is not None
         weight = probe.weight / probe.std
@@ -58,6 +63,7 @@ def save_classifier(
         "kind": "finetuned" if classifier is not None else "head",
         "classes": list(classes),
         "encoder_sha256": sha256_file(encoder / "model.safetensors"),
+        "head": None if head is None else read_json(head / "config.json"),
         **facts,
     }
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
@@ -112,7 +118,10 @@ def load_classifier(run: Run, *, encoder: nn.Module | None = None) -> tuple[Clas
     config = read_json(run.classifier / "config.json")
     if config["encoder_sha256"] != sha256_file(run.encoder / "model.safetensors"):
         raise UsageError(f"{run.classifier} was fitted to another encoder: run twoviews evaluate {run.path} again")
-    classifier = Classifier(load_encoder(run.encoder, module=encoder), classes=len(config["classes"]))
+    built: nn.Module = load_encoder(run.encoder, module=encoder)
+    if config.get("head"):
+        built = empty_head(built, config["head"])
+    classifier = Classifier(built, classes=len(config["classes"]))
     tensors = load((run.classifier / "model.safetensors").read_bytes())
     classifier.load_state_dict(tensors, strict=config["kind"] == "finetuned")
     return classifier.eval(), tuple(config["classes"])

@@ -31,7 +31,7 @@ from twoviews.evaluation.compare import (
     verdict,
 )
 from twoviews.evaluation.features import Embeddings
-from twoviews.evaluation.finetune import Classifier
+from twoviews.evaluation.finetune import Classifier, WithHead
 from twoviews.evaluation.gallery import build_gallery
 from twoviews.evaluation.metrics import classification_metrics, confusion, per_class
 from twoviews.evaluation.probe import LinearProbe
@@ -253,6 +253,7 @@ def _ship_classifier(room: Arms, comparison: Comparison, budgets: Sequence[Budge
             probe=model if isinstance(model, LinearProbe) else None,
             classifier=model if isinstance(model, Classifier) else None,
             encoder=room.run.encoder,
+            head=room.run.head if isinstance(model, Classifier) and isinstance(model.encoder, WithHead) else None,
             classes=room.data.split.classes,
             facts={"arm": arm, "labels_per_class": budget, "seed": seed, **validated},
         )

@@ -13,6 +13,7 @@ from twoviews.data.corpus import Corpus
 from twoviews.encoders import save_encoder
 from twoviews.errors import NotFiniteError, TwoviewsError
 from twoviews.evaluation.health import collapse
+from twoviews.jobs.head import save_head
 from twoviews.jobs.preflight import peak_memory_gb, told_what_fits
 from twoviews.jobs.prepare import Job
 from twoviews.jobs.teacher import save_student
@@ -153,6 +154,7 @@ def _write_encoder(
             "method": job.config.method.name,
         },
     )
+    save_head(run, job.method)
     if job.teacher is not None:
         save_student(run, job.method, job.teacher)
     digest = sha256_file(run.encoder / "model.safetensors")

@@ -1,0 +1,46 @@
+"""The first layer of a run's projection head: SimCLR v2 fine-tunes from there (Chen et al. 2020b, section 2)."""
+
+import json
+from pathlib import Path
+
+from safetensors.torch import load, save_file
+from torch import nn
+
+from twoviews.errors import UsageError
+from twoviews.evaluation.finetune import WithHead
+from twoviews.methods import Method
+from twoviews.methods.heads import normalised_head, plain_head
+from twoviews.run import Run, read_json
+
+
+def save_head(run: Run, method: Method) -> None:
+    """Write the first layer of the method's projection head, where it has one of several layers."""
+    projector = dict(method.named_children()).get("projector")
+    if not isinstance(projector, nn.Sequential) or not any(isinstance(layer, nn.ReLU) for layer in projector):
+        return
+    end = next(index for index, layer in enumerate(projector) if isinstance(layer, nn.ReLU))
+    first = projector[0]
+    assert isinstance(first, nn.Linear)
+    run.head.mkdir(parents=True, exist_ok=True)
+    tensors = {name: tensor.cpu().contiguous() for name, tensor in projector[:end].state_dict().items()}
+    save_file(tensors, run.head / "model.safetensors")
+    about = {"in_features": first.in_features, "width": first.out_features, "normalised": end == 2}
+    (run.head / "config.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+
+
+def with_head(encoder: nn.Module, folder: Path) -> WithHead:
+    """The encoder with the layer of a run's folder `head` on it. Raises `UsageError` where there is none."""
+    if not (folder / "config.json").is_file():
+        raise UsageError(
+            f"{folder.parent} has no projection head of several layers to fine-tune from: set evaluate.finetune_from=h"
+        )
+    built = empty_head(encoder, read_json(folder / "config.json"))
+    built.layer.load_state_dict(load((folder / "model.safetensors").read_bytes()))
+    return built
+
+
+def empty_head(encoder: nn.Module, about: dict[str, int | bool]) -> WithHead:
+    """The same with weights that are yet to be loaded; `about`: what `config.json` says."""
+    widths = [int(about["in_features"]), int(about["width"]), 1]
+    head = normalised_head(widths) if about["normalised"] else plain_head(widths)
+    return WithHead(encoder, head[:-1], width=int(about["width"]))
