@@ -1,14 +1,13 @@
 """Every method under one small budget: what a frozen encoder is worth after the same steps, in the same time on the
 same machine.
 
-python benchmarks/methods.py digits --out benchmarks/results/methods-digits.json
-python benchmarks/methods.py cifar10 --train cifar10/train.parquet --test cifar10/test.parquet --out
-benchmarks/results/methods-cifar10.json
+python benchmarks/methods.py digits --out methods-digits.json
+python benchmarks/methods.py cifar10 --train cifar10/train.parquet --test cifar10/test.parquet --out methods-cifar10.json
 
-digits   recipe `digits` with the method exchanged, 80 epochs; 1 label a class; each seed decides weights, order, views
-and which labels cifar10  recipe `cifar10-cpu` with the method exchanged, 200 steps of 256; all 45,000 training labels
-for kNN and probe, whose
-         one penalty is fixed beforehand; each seed decides weights, order and views
+digits   recipe `digits` with the method exchanged, 80 epochs; 1 label a class; each seed decides weights, order, views and
+         which labels
+cifar10  recipe `cifar10-cpu` with the method exchanged, 200 steps of 256; all 45,000 training labels for kNN and probe,
+         whose one penalty is fixed beforehand; each seed decides weights, order and views
 
 Methods keep their default options. Beside them: the same network with random weights, and raw pixels. `sup_con` and
 `supervised` are given the labels of all training images, the others none. Finished runs under --runs are read, not

@@ -92,9 +92,8 @@ def main() -> None:
     for arm, value in arms.items():
         print(f"{arm:15} {100 * value['mean']:6.2f} +- {100 * value['spread']:.2f} %")
     if gap:
-        print(
-            f"fine-tune - supervised: {100 * gap['mean']:+.2f}, 95 % from {100 * gap['low']:+.2f} to {100 * gap['high']:+.2f}"
-        )
+        low, mean, high = (100 * gap[key] for key in ("low", "mean", "high"))
+        print(f"fine-tune - supervised: {mean:+.2f}, 95 % from {low:+.2f} to {high:+.2f}")
 
 
 if __name__ == "__main__":

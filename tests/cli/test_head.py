@@ -13,7 +13,13 @@ from twoviews.methods import build_method
 from twoviews.narrate import Narrator
 from twoviews.run import Run, read_json
 
-SETTINGS = ("train.steps=6", "train.threads=1", "train.evaluations=0", "evaluate.updates=4", "evaluate.finetune_from=head")
+SETTINGS = (
+    "train.steps=6",
+    "train.threads=1",
+    "train.evaluations=0",
+    "evaluate.updates=4",
+    "evaluate.finetune_from=head",
+)
 
 
 def pretrained(out: Path, *settings: str) -> Run:
@@ -26,7 +32,13 @@ def pretrained(out: Path, *settings: str) -> Run:
 def test_fine_tuning_begins_with_the_layer_and_ships_it(tmp_path: Path, norm: bool) -> None:
     run = pretrained(tmp_path / "run", f"method.projector_norm={str(norm).lower()}", "method.projector_layers=3")
     results = twoviews.evaluate(
-        run, train="digits:train", test="digits:test", arms=["finetune"], labels_per_class="5", seeds=1, narrator=Narrator()
+        run,
+        train="digits:train",
+        test="digits:test",
+        arms=["finetune"],
+        labels_per_class="5",
+        seeds=1,
+        narrator=Narrator(),
     )
     assert results["classifier"]["arm"] == "finetune"
     about = read_json(run.classifier / "config.json")["head"]
@@ -60,7 +72,9 @@ def test_the_layer_is_that_of_the_method(tmp_path: Path) -> None:
 
 def test_a_method_without_a_head(tmp_path: Path) -> None:
     run = pretrained(tmp_path / "run", "method.name=supervised")
-    with pytest.raises(UsageError, match="no projection head of several layers to fine-tune from: set evaluate.finetune_from=h"):
+    with pytest.raises(
+        UsageError, match=r"no projection head of several layers to fine-tune from: set evaluate\.finetune_from=h"
+    ):
         twoviews.evaluate(
             run, train="digits:train", test="digits:test", arms=["finetune"], labels_per_class="5", narrator=Narrator()
         )
