@@ -2,10 +2,11 @@
 same machine.
 
 python benchmarks/methods.py digits --out methods-digits.json
-python benchmarks/methods.py cifar10 --train cifar10/train.parquet --test cifar10/test.parquet --out methods-cifar10.json
+python benchmarks/methods.py cifar10 --train cifar10/train.parquet --test cifar10/test.parquet \\
+    --out methods-cifar10.json
 
-digits   recipe `digits` with the method exchanged, 80 epochs; 1 label a class; each seed decides weights, order, views and
-         which labels
+digits   recipe `digits` with the method exchanged, 80 epochs; 1 label a class; each seed decides weights, order,
+         views and which labels
 cifar10  recipe `cifar10-cpu` with the method exchanged, 200 steps of 256; all 45,000 training labels for kNN and probe,
          whose one penalty is fixed beforehand; each seed decides weights, order and views
 

@@ -33,7 +33,7 @@ def one_seed(options: argparse.Namespace, seed: int) -> dict[str, Any]:
         whole = [sys.executable, "-m", "twoviews", *command, "--out", str(run.path), "--overwrite"]
         subprocess.run(whole, check=True)
     results, info = json.loads(run.results.read_text()), run.info()
-    rows = read_lines(run.metrics)
+    rows = list(read_lines(run.metrics))
     probe = [row["online_probe"] for row in rows if "online_probe" in row]
     steps = [row for row in rows if "loss" in row]
     return {

@@ -51,10 +51,10 @@ def test_stl10_semisupervised_from_end_to_end(tmp_path: Path, twoviews: Callable
     assert results["protocol"]["n_val"] == 3
 
     # The probe is measured along the way, the trained arms after every pass.
-    rows = read_lines(run.metrics)
+    rows = list(read_lines(run.metrics))
     assert len([row for row in rows if "online_probe" in row]) == 3
     assert all("contrastive_accuracy" in row and "probe_loss" in row for row in rows if "loss" in row)
-    curves = read_lines(run.evaluation / "curves.jsonl")
+    curves = list(read_lines(run.evaluation / "curves.jsonl"))
     for arm in ("finetune", "supervised"):
         assert [row["epoch"] for row in curves if row["arm"] == arm] == [1, 2]
         assert all(row["val_accuracy"] is not None for row in curves if row["arm"] == arm)

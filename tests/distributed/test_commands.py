@@ -303,3 +303,25 @@ def test_evaluate_and_embed(data: Path, alone: Run, together: Any, tmp_path: Pat
     vectors = [Embeddings.load(tmp_path / name).vectors for name in ("one", "two")]
     assert vectors[0].shape == (600, vectors[1].shape[1])
     assert np.array_equal(*vectors)
+
+
+def test_distill(data: Path, alone: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The teacher is no part of what is summed and compared; both processes have it, and one writes the student."""
+    teacher, test = Run(tmp_path / "teacher"), write_images(tmp_path / "test.npz", seed=1)
+    shutil.copytree(alone.path, teacher.path)
+    words = ["--train", str(data), "--test", str(test), "--arms", "linear", "--labels-per-class", "5", "--seeds", "1"]
+    assert main(["evaluate", str(teacher.path), *words, "--quiet"]) == 0
+    runs = [Run(tmp_path / name) for name in ("one", "two")]
+    words = [[*arguments(data, run.path), "--test", str(test), "--quiet"] for run in runs]
+    words = [["distill", str(teacher.path), *some[1:]] for some in words]
+    monkeypatch.setattr(pretrain, "measure", lambda *_: (0.01, 0.0))
+    assert main(words[0]) == 0
+    done = twoviews(*words[1], "--devices", "2")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("student less teacher") == 1
+    assert losses(runs[1]) == pytest.approx(losses(runs[0]), rel=0.01)
+    found = [run.info()["distillation"] for run in runs]
+    assert [f["n_test"] for f in found] == [600, 600]
+    assert found[1]["teacher"] == found[0]["teacher"]
+    assert found[1]["student"]["accuracy"] == pytest.approx(found[0]["student"]["accuracy"], abs=0.02)
+    assert read_json(runs[1].classifier / "config.json")["classes"] == ["0", "1", "2"]

@@ -13,12 +13,15 @@ from torch import Tensor, nn
 
 from twoviews import distributed
 from twoviews.losses import NTXentLoss, queue_info_nce_with_accuracy
-from twoviews.methods import METHODS, Method, Projections, SimCLR, Step
+from twoviews.methods import METHODS, Distillation, Method, Projections, SimCLR, Step, build_method, method_options
 from twoviews.training.large_batch import accumulate_gradients
 from twoviews.training.optim import build_optimizer, parameter_groups
 
 SIDE = 8
 FEATURES = 16
+
+FEW = {"projector_dim": 12, "projector_width": 16, "queue_size": 40, "classes": 3}
+"""Options that make a method small, where it has them."""
 
 
 class Convolutions(nn.Module):
@@ -168,6 +171,13 @@ def make(method: str, encoder: str, dtype: torch.dtype, *, temperature: float = 
         return spectral.to(dtype)
     if method == "chance":
         return Chance(built[0]).to(dtype)
+    if method.startswith("methods."):
+        name = method.removeprefix("methods.")
+        few = {key: value for key, value in FEW.items() if key in method_options(name)}
+        found = build_method(name, built[0], options=few).to(dtype)
+        if isinstance(found, Distillation):
+            found.learn_from(nn.Sequential(built[1], nn.Linear(FEATURES, FEW["classes"])).to(dtype))
+        return found
     return SimCLR(built[0], temperature=temperature, projector_dim=12).to(dtype)
 
 
@@ -184,12 +194,17 @@ def build_encoder(name: str) -> nn.Module:
     return built
 
 
-def views_of(count: int, step: int, dtype: torch.dtype) -> list[Tensor]:
-    """Two noisy views of `count` random images, a function of the step."""
+def views_of(count: int, step: int, dtype: torch.dtype, *, views: int = 2) -> list[Tensor]:
+    """Noisy views of `count` random images, a function of the step."""
     generator = torch.Generator().manual_seed(100 + step)
     images = torch.randn(count, 1, SIDE, SIDE, generator=generator, dtype=torch.float64)
-    noise = torch.randn(2, count, 1, SIDE, SIDE, generator=generator, dtype=torch.float64)
+    noise = torch.randn(views, count, 1, SIDE, SIDE, generator=generator, dtype=torch.float64)
     return [(images + 0.5 * one).to(dtype) for one in noise]
+
+
+def labels_of(count: int, step: int) -> Tensor:
+    """Of three classes; some samples have none."""
+    return (torch.arange(count) + step) % 4 - 1
 
 
 def train(
@@ -204,7 +219,7 @@ def train(
     found: dict[str, Tensor] = {}
     losses = []
     for step in range(case["steps"]):
-        views = [view[mine] for view in views_of(case["batch"], step, dtype)]
+        views = [view[mine] for view in views_of(case["batch"], step, dtype, views=method.n_views)]
         optimizer.zero_grad()
         done = accumulate_gradients(
             method,
@@ -212,6 +227,7 @@ def train(
             count=count,
             bn_group=case["bn_group"],
             micro_batch=micro_batch,
+            labels=labels_of(case["batch"], step)[mine] if method.uses_labels else None,
             seed=step,
         )
         if step == 0 and record_gradients:
@@ -228,40 +244,47 @@ def train(
     return found, method
 
 
-CASES: dict[str, dict[str, Any]] = {
-    f"{method}-{encoder}-{batch}-{dtype}": {
-        "method": method,
-        "encoder": encoder,
-        "batch": batch,
-        "bn_group": bn_group,
-        "dtype": dtype,
-        "steps": steps,
+CASES: dict[str, dict[str, Any]] = (
+    {
+        f"{method}-{encoder}-{batch}-{dtype}": {
+            "method": method,
+            "encoder": encoder,
+            "batch": batch,
+            "bn_group": bn_group,
+            "dtype": dtype,
+            "steps": steps,
+        }
+        for method, encoder, batch, bn_group, dtype, steps in (
+            ("simclr", "batch", 16, 8, "float64", 20),
+            ("simclr", "batch", 32, 8, "float32", 1),
+            ("simclr", "batch", 10, 5, "float64", 20),  # odd in each of two processes
+            ("simclr", "group", 14, 7, "float64", 20),
+            ("simclr", "batch-dropout", 16, 4, "float64", 20),
+            ("simclr", "transformer", 16, 4, "float64", 3),
+            ("momentum", "batch", 16, 4, "float64", 20),
+            ("plain", "batch", 16, 8, "float64", 20),
+            ("plain", "group", 16, 8, "float32", 1),
+            ("own_method", "batch", 16, 4, "float64", 20),
+            ("own_method", "batch", 32, 8, "float32", 1),
+            ("chance", "batch-cumulative", 16, 4, "float64", 5),
+            ("simclr", "skipping", 16, 8, "float64", 5),
+        )
     }
-    for method, encoder, batch, bn_group, dtype, steps in (
-        ("simclr", "batch", 16, 8, "float64", 20),
-        ("simclr", "batch", 32, 8, "float32", 1),
-        ("simclr", "batch", 10, 5, "float64", 20),  # odd in each of two processes
-        ("simclr", "group", 14, 7, "float64", 20),
-        ("simclr", "batch-dropout", 16, 4, "float64", 20),
-        ("simclr", "transformer", 16, 4, "float64", 3),
-        ("momentum", "batch", 16, 4, "float64", 20),
-        ("plain", "batch", 16, 8, "float64", 20),
-        ("plain", "group", 16, 8, "float32", 1),
-        ("own_method", "batch", 16, 4, "float64", 20),
-        ("own_method", "batch", 32, 8, "float32", 1),
-        ("chance", "batch-cumulative", 16, 4, "float64", 5),
-        ("simclr", "skipping", 16, 8, "float64", 5),
-    )
-} | {
-    "simclr-cold": {
-        "method": "simclr",
-        "encoder": "group",
-        "batch": 16,
-        "bn_group": 8,
-        "steps": 3,
-        "temperature": 0.01,
+    | {
+        f"methods.{name}": {"method": f"methods.{name}", "encoder": "batch", "batch": 16, "bn_group": 4, "steps": 6}
+        for name in METHODS
     }
-}
+    | {
+        "simclr-cold": {
+            "method": "simclr",
+            "encoder": "group",
+            "batch": 16,
+            "bn_group": 8,
+            "steps": 3,
+            "temperature": 0.01,
+        }
+    }
+)
 
 
 def own_loop() -> dict[str, Tensor]:

@@ -9,7 +9,7 @@ import pytest
 
 import twoviews.evaluation as room
 
-MODULES = ("features", "gallery", "health", "knn", "metrics", "probe", "softmax", "statistics", "subsets")
+MODULES = ("features", "gallery", "health", "knn", "matched", "metrics", "probe", "softmax", "statistics", "subsets")
 
 
 @pytest.mark.parametrize("name", MODULES)

@@ -15,6 +15,7 @@ from twoviews.losses import (
     NTXentLoss,
     dcl_with_accuracy,
     info_nce_with_accuracy,
+    key_info_nce_with_accuracy,
     nt_xent_with_accuracy,
     queue_info_nce_with_accuracy,
     sup_con,
@@ -94,6 +95,7 @@ EVERY: dict[str, Callable[[Tensor, Tensor, float], tuple[Tensor, Tensor]]] = {
     "nt_xent": lambda a, b, t: nt_xent_with_accuracy(a, b, temperature=t),
     "dcl": lambda a, b, t: dcl_with_accuracy(a, b, temperature=t),
     "info_nce": lambda a, b, t: info_nce_with_accuracy(a, b, temperature=t),
+    "key_info_nce": lambda a, b, t: key_info_nce_with_accuracy(a, b, temperature=t),
     "queue_info_nce": lambda a, b, t: queue_info_nce_with_accuracy(a, b, rows(11, 4, 9), temperature=t),
     "sup_con": lambda a, b, t: (sup_con(a, b, torch.arange(len(a)) % 4 - 1, temperature=t), torch.zeros(())),
 }

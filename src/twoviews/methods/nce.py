@@ -29,7 +29,7 @@ class NCE(Method):
         self,
         encoder: nn.Module,
         *,
-        temperature: Annotated[float, Field(gt=0)] = 0.1,
+        temperature: Annotated[float, Field(gt=0)] = 0.5,
         projector_dim: Annotated[int, Field(ge=2)] = 128,
     ) -> None:
         super().__init__()

@@ -1,0 +1,288 @@
+"""`twoviews distill`: from a run with a classifier to a smaller one, and what comes of it."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import tomllib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from twoviews.data.corpus import load_corpus
+from twoviews.jobs import pretrain
+from twoviews.jobs.classifier import load_classifier
+from twoviews.run import Run, read_lines
+
+STEPS = 30
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory, twoviews: Callable[..., Any], tiny: list[str]) -> Path:
+    """A tiny teacher: an encoder that saw the digits once, and a linear classifier on it."""
+    run = tmp_path_factory.mktemp("digits") / "teacher"
+    with without_rehearsal():
+        pretrained = twoviews("pretrain", "digits:train", "--recipe", "digits", "--epochs", 1, "--out", run, *tiny)
+    assert pretrained.code == 0, pretrained.err
+    evaluated = twoviews(
+        *("evaluate", run, "--train", "digits:train", "--test", "digits:test", "--arms", "linear"),
+        *("--labels-per-class", 20, "--seeds", 1),
+    )
+    assert evaluated.code == 0, evaluated.err
+    return run
+
+
+@contextmanager
+def without_rehearsal() -> Iterator[None]:
+    """As the fixture `hasty`, for what several tests share."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pretrain, "measure", lambda *_: (0.01, 0.0))
+        yield
+
+
+@pytest.fixture(scope="module")
+def student(
+    digits: Path, tmp_path_factory: pytest.TempPathFactory, twoviews: Callable[..., Any], tiny: list[str]
+) -> tuple[Path, Any]:
+    out = tmp_path_factory.mktemp("student") / "run"
+    with without_rehearsal():
+        outcome = twoviews(
+            *("distill", digits, "digits:train", "--test", "digits:test", "--out", out, "--epochs", 12),
+            *("--batch-size", 128, "--seed", 1, *tiny, "--set", "optim.lr=3e-3"),
+        )
+    assert outcome.code == 0, outcome.err
+    return out, outcome
+
+
+def test_a_student_of_the_digits(student: tuple[Path, Any], digits: Path) -> None:
+    out, outcome = student
+    info = Run(out).info()
+    found = info["distillation"]
+    assert found == json.loads((out / "evaluation" / "distillation.json").read_text())
+    assert found["n_test"] == 599
+    assert found["teacher"]["accuracy"] > 0.8
+    assert found["student"]["accuracy"] > 0.7  # of ten classes, without one label
+    assert found["teacher"]["parameters"] == found["student"]["parameters"] == 243_178
+    d = found["difference"]
+    assert d["student_less_teacher"] == pytest.approx(
+        found["student"]["accuracy"] - found["teacher"]["accuracy"], abs=2e-4
+    )
+    assert d["student_less_teacher"] == pytest.approx(
+        (d["only_student_right"] - d["only_teacher_right"]) / 599, abs=1e-4
+    )
+    assert d["low"] < d["student_less_teacher"] < d["high"]
+    assert d["interval"].startswith("95 %: Wald interval of matched proportions")
+    for text in ("teacher │", "student │", "243,178", "student less teacher: ", "on 599 items of digits:test"):
+        assert text in outcome.out
+    assert f"teacher {digits}: 243,178 parameters, 10 classes" in outcome.err
+    rows = [row for row in read_lines(Run(out).metrics) if "event" not in row]
+    assert rows[-1]["loss"] < rows[0]["loss"]
+    assert rows[-1]["agreement"] > 0.7
+
+
+def test_what_the_teacher_decides(student: tuple[Path, Any], digits: Path) -> None:
+    out, outcome = student
+    settings, teacher = (tomllib.loads((run / "config.toml").read_text()) for run in (out, digits))
+    assert settings["method"] == {"name": "distillation", "teacher": str(digits), "classes": 10}
+    assert settings["encoder"]["name"] == teacher["encoder"]["name"] == "convnet_tiny"
+    assert settings["data"]["image_size"] == teacher["data"]["image_size"] == 8
+    assert (settings["views"]["mean"], settings["views"]["std"]) == ([0.5], [0.5])
+    assert settings["views"]["policy"] == teacher["evaluate"]["policy"] == "digits"
+    assert "encoder = convnet_tiny  (the teacher's)" in outcome.err
+    assert "views.policy = digits  (those of the teacher's fine-tuning)" in outcome.err
+    info = Run(out).info()
+    about = json.loads((out / "classifier" / "config.json").read_text())
+    assert info["teacher"] == about["teacher_fingerprint"]
+    assert (about["kind"], about["classes"], about["arm"]) == ("finetuned", [str(n) for n in range(10)], "distillation")
+    with safe_open(out / "encoder" / "model.safetensors", "pt") as saved:
+        encoder = set(saved.keys())
+    with safe_open(out / "classifier" / "model.safetensors", "pt") as saved:
+        assert set(saved.keys()) == {f"encoder.body.{name}" for name in encoder} | {"head.weight", "head.bias"}
+
+
+def test_checkpoints_hold_no_teacher(student: tuple[Path, Any]) -> None:
+    (state,) = (student[0] / "checkpoints").glob("*/state.safetensors")
+    with safe_open(state, "pt") as saved:
+        parts = {name.split(".")[1] for name in saved.keys() if name.startswith("module.")}  # noqa: SIM118
+    assert parts == {"encoder", "head"}
+
+
+def test_other_commands_take_the_student(
+    student: tuple[Path, Any], twoviews: Callable[..., Any], tmp_path: Path, images: Callable[..., Path]
+) -> None:
+    out, _ = student
+    predicted = twoviews("predict", out, "digits:test", "--json").json()
+    right = Run(out).info()["distillation"]["student"]["accuracy"]
+    corpus = load_corpus("digits:test")
+    names = [corpus.classes[label] for label in corpus.labels]
+    hits = [row["label"] == name for row, name in zip(predicted, names, strict=True)]
+    assert sum(hits) / len(hits) == pytest.approx(right, abs=1e-4)
+    assert twoviews("embed", out, "digits:test", "--out", tmp_path / "vectors").code == 0
+    assert twoviews("report", out).code == 0
+    finished = twoviews("resume", out)
+    assert finished.code == 0
+    assert "is finished already" in finished.err
+
+
+def test_a_student_teaches_another_and_learns_from_labels_too(
+    student: tuple[Path, Any], twoviews: Callable[..., Any], tiny: list[str], tmp_path: Path, hasty: None
+) -> None:
+    """Of another size, from a fine-tuned classifier, with a weight on labelled samples, and then a comparison."""
+    out = tmp_path / "run"
+    outcome = twoviews(
+        *("distill", student[0], "digits:train", "--labelled", "digits:test", "--out", out, "--epochs", 1, *tiny),
+        *(
+            "--encoder",
+            "resnet_mini",
+            "--set",
+            "method.labelled_weight=0.25",
+            "--set",
+            "method.temperature=2",
+            "--json",
+        ),
+    )
+    assert outcome.code == 0, outcome.err
+    assert outcome.json()["distillation"] is None
+    about = json.loads((out / "classifier" / "config.json").read_text())
+    assert (about["labelled_weight"], about["temperature"]) == (0.25, 2.0)
+    assert "a loss of 7.48 is chance" in outcome.err  # (0.75 x 2^2 + 0.25) ln 10
+    outcome = twoviews(
+        *("evaluate", out, "--train", "digits:train", "--test", "digits:test", "--arms", "linear"),
+        *("--labels-per-class", 2, "--seeds", 1),
+    )
+    assert outcome.code == 0, outcome.err
+    assert load_classifier(Run(out))[1] == tuple(str(n) for n in range(10))
+
+
+def arguments(teacher: Path, data: Path, out: Path, *, checkpoint_minutes: int) -> list[str]:
+    settings = [
+        f"train.steps={STEPS}",
+        f"train.checkpoint_minutes={checkpoint_minutes}",
+        "train.evaluations=2",
+        "train.precision=fp32",
+        "train.threads=1",
+        "train.device=cpu",
+    ]
+    options = [word for text in settings for word in ("--set", text)]
+    return ["distill", str(teacher), str(data), "--out", str(out), "--batch-size", "16", *options]
+
+
+def test_killed_and_resumed_to_the_same_bytes(
+    place: Any, images: Callable[..., Path], tmp_path: Path, twoviews: Callable[..., Any], hasty: None
+) -> None:
+    data = images(tmp_path / "pool.npz", count=40, seed=5, classes=None)
+    killed, whole = Run(tmp_path / "killed"), Run(tmp_path / "whole")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "twoviews", *arguments(place.run, data, killed.path, checkpoint_minutes=0)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env={**os.environ, "PYTHONHASHSEED": "random"},
+    )
+    try:
+        while process.poll() is None and len(list(read_lines(killed.metrics))) < 4:
+            time.sleep(0.005)
+    finally:
+        process.kill()
+        output = process.communicate()[0].decode()
+    assert process.returncode == -signal.SIGKILL, output
+    assert killed.info()["status"] == "running"
+    assert not killed.classifier.exists()
+    assert twoviews("resume", killed.path).code == 0
+    assert twoviews(*arguments(place.run, data, whole.path, checkpoint_minutes=99)).code == 0
+    assert 0 < killed.info()["resumed_at"][0] < STEPS
+    for file in (
+        "encoder/model.safetensors",
+        "classifier/model.safetensors",
+        "classifier/config.json",
+        "metrics.jsonl",
+    ):
+        assert (killed.path / file).read_bytes() == (whole.path / file).read_bytes(), file
+
+
+def test_another_teacher_is_not_gone_on_with(
+    place: Any, images: Callable[..., Path], tmp_path: Path, twoviews: Callable[..., Any], tiny: list[str], hasty: None
+) -> None:
+    teacher, out = tmp_path / "teacher", tmp_path / "run"
+    for part in ("encoder", "classifier"):
+        shutil.copytree(place.run / part, teacher / part)
+    for file in ("run.json", "config.toml"):
+        shutil.copy(place.run / file, teacher / file)
+    assert twoviews("distill", teacher, place.train, "--out", out, "--epochs", 1, "--batch-size", 16, *tiny).code == 0
+    info = json.loads((out / "run.json").read_text())
+    (out / "run.json").write_text(json.dumps({**info, "status": "interrupted"}))
+    weights = teacher / "classifier" / "model.safetensors"
+    tensors = load_file(weights)
+    save_file({name: tensor + 1 for name, tensor in tensors.items()}, weights)
+    outcome = twoviews("resume", out)
+    assert outcome.code == 6
+    assert f"the same bytes cannot be promised: teacher was {info['teacher']} and is " in outcome.err
+
+
+def test_errors(
+    place: Any,
+    digits: Path,
+    images: Callable[..., Path],
+    tmp_path: Path,
+    twoviews: Callable[..., Any],
+    tiny: list[str],
+    hasty: None,
+) -> None:
+    out = tmp_path / "run"
+    fresh = tmp_path / "fresh"
+    quick = ("--out", out, "--epochs", 1, "--batch-size", 16, *tiny)
+    assert twoviews("pretrain", place.train, "--out", fresh, *quick[2:], "--encoder", "convnet_tiny").code == 0
+    other = images(tmp_path / "other.npz", count=20, seed=3, classes=("a", "zebra"))
+    blank = images(tmp_path / "blank.npz", count=20, seed=4, classes=None)
+
+    for text, arguments in {
+        f"{fresh} has no classifier yet: fit one with twoviews evaluate {fresh}": (fresh, place.train, *quick),
+        f"{tmp_path} is not a run directory": (tmp_path, place.train, *quick),
+        f"the teacher {place.run} sees images of 1 channels and the student's have 3: set data.channels=1": (
+            *(place.run, place.train, *quick, "--set", "data.channels=3", "--set", "views.mean=[0.5,0.5,0.5]"),
+            *("--set", "views.std=[0.5,0.5,0.5]"),
+        ),
+        "sees images normalised by mean (0.5,) and std (0.5,), the student by (0.4,) and (0.5,)": (
+            *(place.run, place.train, *quick, "--set", "views.mean=[0.4]"),
+        ),
+        f"--test has classes that the teacher {place.run} does not know: zebra; its own: a, b, c, d": (
+            *(place.run, place.train, "--test", other, *quick),
+        ),
+        f"{blank} has no labels": (place.run, place.train, "--test", blank, *quick),
+        f"method.classes = 3, but the teacher {place.run} has 4: set method.classes=4": (
+            *(place.run, place.train, *quick, "--set", "method.classes=3"),
+        ),
+        "method.labelled_weight = 0.5, but the data has no labels": (
+            *(place.run, blank, *quick, "--set", "method.labelled_weight=0.5"),
+        ),
+        f"the labelled data has the classes a, zebra and the teacher {place.run} has a, b, c, d: they must be": (
+            *(place.run, other, *quick, "--set", "method.labelled_weight=0.5"),
+        ),
+        "option of method distillation": (place.run, place.train, *quick, "--set", "method.temprature=2"),
+    }.items():
+        outcome = twoviews("distill", *arguments)
+        assert outcome.code in (2, 3), outcome.err
+        assert text in outcome.err
+        assert not out.exists()
+    outcome = twoviews("pretrain", place.train, *quick, "--set", "method.name=distillation")
+    assert outcome.code == 2
+    assert "method distillation needs a teacher and its classes: start it with twoviews distill" in outcome.err
+
+
+def test_a_smaller_view_is_told(
+    place: Any, tmp_path: Path, twoviews: Callable[..., Any], tiny: list[str], hasty: None
+) -> None:
+    quick = ("--out", tmp_path / "run", "--epochs", 1, "--batch-size", 16, "--image-size", 6, *tiny)
+    outcome = twoviews("distill", place.run, place.train, "--test", place.test, *quick)
+    assert outcome.code == 0, outcome.err
+    assert "the teacher was trained on 8 px and sees 6 px here" in outcome.err
+    teacher, student = (Run(path).info() for path in (place.run, tmp_path / "run"))
+    assert student["distillation"]["n_test"] == 40
+    assert teacher["status"] == "finished"
