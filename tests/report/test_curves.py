@@ -175,7 +175,7 @@ def test_the_page_shows_them_first_in_training(run_dir: Path) -> None:
     text = write_report(run_dir).read_text(encoding="utf-8")
     section = text[text.index('<section id="training">') :]
     heads = re.findall(r"<h3>([^<]*)</h3>", section)
-    assert heads[:3] == ["Accuracy over the epochs", "Training loss over the epochs", "Contrastive loss"]
+    assert heads[:3] == ["Accuracy over the epochs", "Training loss over the epochs", "Loss"]
     assert "held out of digits[:1198]. Fine-tuning and supervised only, all labels, seed 0" in section
     assert "validation (the last 200 of train)" in section
     shutil.rmtree(run_dir / "evaluation")

@@ -171,9 +171,11 @@ def pretraining_panels(metrics: Sequence[Metric], *, chance_loss: float | None) 
     if loss:
         top = max([value for _, value in loss] + ([chance_loss] if chance_loss is not None else []))
         y = linear_axis(min(value for _, value in loss), top)
-        chance = None if chance_loss is None else (chance_loss, f"chance, ln(2N−1) = {chance_loss:.2f}")
-        note = "Below the dotted line the encoder finds the other view of an image better than by guessing."
-        panels.append(_panel("Contrastive loss", [Line("loss", "s-linear", loss)], y, note + every, reference=chance))
+        chance = None if chance_loss is None else (chance_loss, f"chance {chance_loss:.2f}")
+        note = "The method's own loss."
+        if chance is not None:
+            note = "The method's own loss; below the dotted line it is better than that of guessing."
+        panels.append(_panel("Loss", [Line("loss", "s-linear", loss)], y, note + every, reference=chance))
     accuracy, every = _thin(_series(metrics, lambda m: m.contrastive_accuracy))
     if accuracy:
         y = linear_axis(0.0, 1.0, scale=100)

@@ -59,6 +59,7 @@ class Info(Part):
     images_per_second: Number = None
     encoder_sha256: str | None = None
     chance_loss: Number = None
+    collapse: str | None = None
     decisions: dict[str, Decision] = {}
 
     def batch_in_words(self) -> str:
