@@ -5,7 +5,7 @@ python benchmarks/methods.py digits --out methods-digits.json
 python benchmarks/methods.py cifar10 --train cifar10/train.parquet --test cifar10/test.parquet \\
     --out methods-cifar10.json
 
-digits   recipe `digits` with the method exchanged, 80 epochs; 1 label a class; each seed decides weights, order,
+digits   recipe `digits` with the method exchanged, 40 epochs; 1 label a class; each seed decides weights, order,
          views and which labels
 cifar10  recipe `cifar10-cpu` with the method exchanged, 200 steps of 256; all 45,000 training labels for kNN and probe,
          whose one penalty is fixed beforehand; each seed decides weights, order and views
@@ -39,6 +39,7 @@ def one_run(options: argparse.Namespace, method: str, seed: int) -> dict[str, An
     settings = [f"method.name={method}", "train.threads=1", f"evaluate.first_seed={seed}", "train.evaluations=1"]
     if options.data == "digits":
         data, recipe, budget, train, test = "digits:train", "digits", "1", "digits:train", "digits:test"
+        settings.append("train.epochs=40")
     else:
         data, recipe, budget, train, test = options.train, "cifar10-cpu", "all", options.train, options.test
         settings += [f"train.steps={options.steps}", "evaluate.penalties=[3.0]"]
