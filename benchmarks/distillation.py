@@ -1,4 +1,4 @@
-"""Distillation on CIFAR-10 with 5,000 labels: a teacher, a student of a fifth of its size, and that student without a teacher.
+"""Distillation on CIFAR-10 with 5,000 labels: a teacher, a student a fifth of its size, and that student on its own.
 
 python benchmarks/distillation.py --train cifar10/train.parquet --test cifar10/test.parquet --out distillation.json
 
