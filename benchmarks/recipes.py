@@ -43,7 +43,7 @@ def one_seed(options: argparse.Namespace, seed: int) -> dict[str, Any]:
         "online_probe": probe[-1] if probe else None,
         "online_probe_best": max(probe, default=None),
         "contrastive_accuracy": steps[-1].get("contrastive_accuracy"),
-        "protocol": results["protocol"],
+        "protocol": {key: value for key, value in results["protocol"].items() if key != "command"},
         "excluded": results["excluded"],
         "seconds_pretraining": info["seconds"],
         "steps": info["steps"],

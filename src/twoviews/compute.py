@@ -3,6 +3,7 @@
 A timed probe would make the choice, and with it the bytes of the weights, differ from run to run.
 """
 
+import hashlib
 import os
 import platform
 from contextlib import AbstractContextManager, nullcontext
@@ -132,3 +133,11 @@ def _cpu_flags() -> set[str]:
             if line.startswith("flags"):
                 return set(line.partition(":")[2].split())
     return set()
+
+
+def mixed_seed(seed: int, number: int) -> int:
+    """A seed of 64 bits for each pair; sums of small numbers would give one step's group the dropout of another's.
+
+    The CPU's generator looks at 32 bits only, so those of a pair must differ there too.
+    """
+    return int.from_bytes(hashlib.blake2b(f"{seed} {number}".encode(), digest_size=8).digest(), "little")

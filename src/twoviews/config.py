@@ -163,11 +163,11 @@ class Evaluate(Section):
     """Label budgets."""
     seeds: Count = 5
     """Label subsets a budget."""
-    first_seed: Annotated[int, Field(ge=0)] = 0
+    first_seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     """Of these subsets and of what is trained on them; the others follow."""
     policy: str = "auto"
     """Augmentation of fine-tuning and of the supervised baseline, alike."""
-    validation: Fraction | None = None
+    validation: Annotated[float, Field(ge=0, lt=1)] | None = None
     """Part of train that is held out for validation where no --val is given, stratified; 0: nothing, so that nothing is
     selected. A fifth, at most 5,000, by default."""
     split_seed: Annotated[int, Field(ge=0)] = 0

@@ -1,5 +1,6 @@
 """Fine-tuning from the first layer of the projection head, as SimCLR v2 does."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -71,10 +72,11 @@ def test_the_layer_is_that_of_the_method(tmp_path: Path) -> None:
 
 
 def test_a_method_without_a_head(tmp_path: Path) -> None:
-    run = pretrained(tmp_path / "run", "method.name=supervised")
-    with pytest.raises(
-        UsageError, match=r"no projection head of several layers to fine-tune from: set evaluate\.finetune_from=h"
-    ):
+    with pytest.raises(UsageError, match="method supervised has no projection head of several layers"):
+        pretrained(tmp_path / "run", "method.name=supervised")
+    run = pretrained(tmp_path / "run")
+    shutil.rmtree(run.head)
+    with pytest.raises(UsageError, match=r"to fine-tune from: set evaluate\.finetune_from=h"):
         twoviews.evaluate(
             run, train="digits:train", test="digits:test", arms=["finetune"], labels_per_class="5", narrator=Narrator()
         )

@@ -154,8 +154,8 @@ def test_a_queue_of_more_than_half_the_pool_is_refused() -> None:
     with pytest.raises(UsageError) as raised:
         MoCo.suited({"queue_size": 11}, Pool(20))
     assert str(raised.value) == (
-        "method.queue_size = 11 is more than half of the 20 images, so the queue would hold other views of the batch "
-        "as negatives: give at most 10"
+        "method.queue_size = 11 is more than half of the 20 images, so the queue would hold many views of the "
+        "batch's own samples as negatives: give at most 10"
     )
 
 

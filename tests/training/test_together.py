@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from twoviews.data.corpus import read_csv
-from twoviews.errors import DataError, Interrupted, UsageError
+from twoviews.errors import DataError, Interrupted, RefusedError, UsageError
 from twoviews.jobs.evaluate import evaluate
 from twoviews.jobs.resume import resume
 from twoviews.narrate import Narrator
@@ -132,6 +132,12 @@ def test_without_labels_evaluate_wants_train(start: Start, tmp_path: Path, new_p
             "9 labelled samples in a batch of 16 cannot be",
         ),
         (("data.labelled=8", "data.labelled_source=x.npz"), UsageError, "not both"),
+        (("data.validation=8",), UsageError, "data.validation goes with data.labelled"),
+        (("data.labelled=8", "evaluate.validation=0.2"), UsageError, "leave out evaluate's"),
+        (("train.minutes=1", "train.fraction=0.5"), UsageError, "give it or a time, not both"),
+        (("views.local_size=4",), UsageError, "views.local_size is the side of local crops"),
+        (("evaluate.arms=['finetun']",), UsageError, "did you mean 'finetune'"),
+        (("method.name=supervised", "evaluate.finetune_from=head"), UsageError, "has no projection head"),
         (("method.name=simsiam", "views.local_crops=2"), UsageError, "needs a policy with a random crop"),
         (("method.name=fast_siam", "views.local_crops=2"), UsageError, "fast_siam takes no local crops"),
     ],
@@ -176,3 +182,79 @@ def test_a_collapse_is_told_once_in_words_and_recorded(start: Start, tmp_path: P
     run = start(tmp_path / "run", "method.name=simsiam", narrator=Listener())
     assert run.info()["collapse"].startswith("collapse: all samples have nearly the same projections (spread 0.05")
     assert sum("collapse: " in line and "Try a lower optim.lr" in line for line in said) == 1
+
+
+def test_arrays_handed_over_are_trained_on(start: Start, tmp_path: Path, new_pool: Write) -> None:
+    data = np.load(new_pool(tmp_path / "few.npz", count=8, seed=5))
+    run = start(tmp_path / "run", "train.labelled_batch=2", labelled=(data["images"], data["labels"]))
+    assert run.info()["labelled"]["train"] == 8
+    with pytest.raises(UsageError, match="handed over in Python and cannot be read again: give it as train"):
+        evaluate(run, test=tmp_path / "few.npz", narrator=Narrator())
+
+
+def test_a_recipe_too_large_for_the_data_is_cut_in_proportion(pool: Path, thin: None, tmp_path: Path) -> None:
+    recipe = tmp_path / "mine.toml"
+    recipe.write_text("[data]\nlabelled = 8\n[train]\nbatch_size = 400\nlabelled_batch = 100\n")
+    from twoviews.jobs import pretrain as job
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(job, "measure", lambda *_: (0.01, 0.0))
+        run = job.pretrain(
+            pool,
+            out=tmp_path / "run",
+            recipe=recipe,
+            encoder="convnet_tiny",
+            settings=["train.steps=2", "train.threads=1", "views.policy=digits", "train.evaluations=0"],
+            narrator=Narrator(),
+        )
+    info = run.info()
+    assert (info["batch_size"], info["labelled_batch"]) == (32, 8)
+
+
+def test_changed_labels_are_noticed(start: Start, tmp_path: Path, new_pool: Write, monkeypatch: Any) -> None:
+    labelled = new_pool(tmp_path / "few.npz", count=8, seed=5)
+    run = start(tmp_path / "run", "train.labelled_batch=2", labelled=str(labelled))
+    data = dict(np.load(labelled))
+    np.savez(labelled, images=data["images"], labels=data["labels"][::-1])
+    with pytest.raises(DataError, match=r"images or labels of .*few\.npz have changed"):
+        evaluate(run, test=new_pool(tmp_path / "test.npz", seed=9), narrator=Narrator())
+    run.update(status="interrupted")
+    with pytest.raises(RefusedError, match=r"images or labels of .*few\.npz have changed since .* began"):
+        resume(run.path, narrator=Narrator())
+
+
+def test_labels_of_test_items_must_not_be_trained_on(start: Start, tmp_path: Path, pool: Path, new_pool: Write) -> None:
+    run = start(tmp_path / "run", "method.name=supervised")
+    assert run.info()["labels_trained_on"] == 40
+    with pytest.raises(DataError, match="40 of 40 test items were among the images whose labels"):
+        evaluate(run, train=new_pool(tmp_path / "other.npz", seed=8), test=pool, narrator=Narrator())
+    results = evaluate(
+        run,
+        train=new_pool(tmp_path / "other.npz", seed=8),
+        test=new_pool(tmp_path / "test.npz", seed=9),
+        arms=["linear"],
+        labels_per_class="all",
+        seeds=1,
+        narrator=Narrator(),
+    )
+    assert "with the labels of 40 images" in results["protocol"]["pretraining"]
+
+
+def test_excluded_items_leave_the_labelled_part(together: Run, tmp_path: Path, new_pool: Write) -> None:
+    first = next(row["id"] for row in read_csv(together.labelled) if row["part"] == "train")
+    (tmp_path / "out.csv").write_text(f"id\n{first}\n")
+    results = evaluate(
+        together,
+        test=new_pool(tmp_path / "test.npz", count=24, seed=3),
+        exclude=tmp_path / "out.csv",
+        arms=["linear"],
+        labels_per_class="all",
+        seeds=1,
+        narrator=Narrator(),
+    )
+    assert results["rows"][0]["n_train"] == 7
+
+
+def test_views_of_a_size_that_the_network_does_not_take(start: Start, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="convnet_strided for images of 32 px does not take views of 16 px"):
+        start(tmp_path / "run", "views.policy=simclr-small", "views.size=16", encoder="convnet_strided", image_size=32)

@@ -98,7 +98,7 @@ def build_parser() -> Parser:
     sub = command("pretrain", "train an encoder without labels", "twoviews pretrain photos/ --out runs/a --minutes 60")
     _data(sub, "data")
     _pretraining(sub)
-    _labels(sub, "--probe-data")
+    _labels(sub, "--labelled and --probe-data")
     _common(sub)
 
     sub = command("resume", "continue an interrupted run, to the same bytes", "twoviews resume runs/a")

@@ -29,6 +29,8 @@ class Streams:
     pool_batch: int
     labelled: Corpus | None = None
     labelled_batch: int = 0
+    items: _Numbers | None = None
+    """Which of the pool are drawn; all by default. A number counts these."""
 
     def __post_init__(self) -> None:
         if (self.labelled is None) != (self.labelled_batch == 0):
@@ -53,13 +55,18 @@ class Streams:
         return self.pool_batch + self.labelled_batch
 
     @property
+    def pool_size(self) -> int:
+        """Samples of the pool that are drawn from."""
+        return len(self.pool) if self.items is None else len(self.items)
+
+    @property
     def steps_per_epoch(self) -> int:
         """Whole batches of the pool."""
-        return steps_per_epoch(len(self.pool), batch_size=self.pool_batch)
+        return steps_per_epoch(self.pool_size, batch_size=self.pool_batch)
 
     def numbers(self, *, seed: int, step: int) -> _Numbers:
         """The samples (batch_size,) of a step; the labelled ones evenly among the others, so in every group."""
-        own = batch_indices(len(self.pool), batch_size=self.pool_batch, seed=seed, step=step)
+        own = batch_indices(self.pool_size, batch_size=self.pool_batch, seed=seed, step=step)
         if self.labelled is None:
             return own
         places = [(np.arange(n) + 0.5) / n for n in (self.pool_batch, self.labelled_batch)]
@@ -73,15 +80,16 @@ class Streams:
         count = len(self.labelled)
         index = batch_indices(count, batch_size=self.labelled_batch, seed=seed, step=step)
         visit = step // steps_per_epoch(count, batch_size=self.labelled_batch)
-        return len(self.pool) + visit * count + index
+        return self.pool_size + visit * count + index
 
     def fetch(self, numbers: _Numbers, *, device: torch.device | str) -> Batch:
         """The images of some samples as tensors on `device`."""
         if self.labelled is None:
-            return fetch(self.pool, numbers, device=device)
-        of_pool = numbers < len(self.pool)
-        first = fetch(self.pool, numbers[of_pool], device="cpu")
-        second = fetch(self.labelled, (numbers[~of_pool] - len(self.pool)) % len(self.labelled), device="cpu")
+            batch = fetch(self.pool, self._in_pool(numbers), device=device)
+            return Batch(batch.values, batch.sizes, torch.from_numpy(numbers.copy()).to(device))
+        of_pool = numbers < self.pool_size
+        first = fetch(self.pool, self._in_pool(numbers[of_pool]), device="cpu")
+        second = fetch(self.labelled, (numbers[~of_pool] - self.pool_size) % len(self.labelled), device="cpu")
         order = torch.from_numpy(np.argsort(np.argsort(~of_pool, kind="stable"), kind="stable"))
         return Batch(
             torch.cat([first.values, second.values])[order].to(device),
@@ -92,9 +100,12 @@ class Streams:
     def labels(self, numbers: _Numbers) -> _Numbers:
         """(B,) class of each sample, -1 for none."""
         if self.labelled is None:
-            return self.pool.labels[numbers]
-        index = (numbers - len(self.pool)) % len(self.labelled)
-        return np.where(numbers < len(self.pool), -1, self.labelled.labels[index])
+            return self.pool.labels[self._in_pool(numbers)]
+        index = (numbers - self.pool_size) % len(self.labelled)
+        return np.where(numbers < self.pool_size, -1, self.labelled.labels[index])
+
+    def _in_pool(self, numbers: _Numbers) -> _Numbers:
+        return numbers if self.items is None else self.items[numbers]
 
     @property
     def classes(self) -> tuple[str, ...]:

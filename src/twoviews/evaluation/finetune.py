@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from twoviews.compute import Compute
+from twoviews.compute import Compute, mixed_seed
 from twoviews.data.corpus import Corpus
 from twoviews.data.loading import Batch, epoch_order, fetch
 from twoviews.evaluation.probe import LinearProbe
@@ -137,7 +137,7 @@ def fit_classifier(
             part = schedule(update, steps=plan.updates, warmup=plan.warmup, shape=plan.schedule)
             group["lr"] = plan.lr * group["lr_ratio"] * part
         optimizer.zero_grad(set_to_none=True)
-        torch.manual_seed((plan.seed << 32) + update)  # dropout
+        torch.manual_seed(mixed_seed(plan.seed, update))  # dropout
         with compute.autocast():
             logits = classifier(inputs)
         loss = F.cross_entropy(logits.float(), target)

@@ -99,7 +99,9 @@ def collapse(*, spread: float, effective_rank: float, projection_spread: float |
     >>> collapse(spread=0.3, effective_rank=40.0) is None
     True
     """
-    if spread < COLLAPSED_SPREAD:
+    if not all(map(math.isfinite, (spread, effective_rank))):
+        what = "features are not finite"
+    elif spread < COLLAPSED_SPREAD:
         what = f"all samples have nearly the same features (spread {spread:.3f}, where 1 is all of the sphere)"
     elif effective_rank < COLLAPSED_RANK:
         what = f"the features lie on few directions (effective rank {effective_rank:.1f})"

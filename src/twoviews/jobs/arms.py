@@ -88,11 +88,15 @@ class Arms:
         """(N, D) of the training part, as fine-tuning's linear layer meets them at the start."""
         if self.options.finetune_from == "h":
             return self.features["train"].vectors
-        if self._head_features is None:
+        assert self._head_features is not None, "prepared before"
+        return self._head_features
+
+    def prepare_finetuning(self) -> None:
+        """What all processes compute together, before each goes on with trainings of its own."""
+        if self.options.finetune_from == "head" and self.options.head == "probe":
             encoder = self.compute.place(self._tuned_encoder()).eval()
             with frozen(encoder):
                 self._head_features = vectors_of(encoder, self.data.train, self.clean, compute=self.compute)
-        return self._head_features
 
     def fresh_encoder(self, seed: int) -> nn.Module:
         """The run's architecture with random weights."""

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,21 +13,32 @@ from torch import nn
 from twoviews import distributed
 from twoviews.compute import choose_compute
 from twoviews.config import make_recipe
+from twoviews.data.corpus import Corpus, load_corpus, read_csv
 from twoviews.data.source import Spec, open_source
 from twoviews.encoders import read_encoder_config
-from twoviews.errors import DataError
+from twoviews.errors import DataError, TwoviewsError, UsageError
+from twoviews.evaluation.features import fingerprint_module
 from twoviews.evaluation.finetune import class_scores
 from twoviews.evaluation.matched import METHOD, matched_interval
 from twoviews.jobs.classifier import load_classifier
 from twoviews.jobs.embed import Preprocessing
 from twoviews.jobs.online import batches
-from twoviews.jobs.prepare import AUTO
+from twoviews.jobs.parts import TRAIN
+from twoviews.jobs.prepare import AUTO, spec_text
 from twoviews.jobs.pretrain import pretrain
 from twoviews.jobs.reading import check_labelled_sources
-from twoviews.jobs.teacher import parameters
+from twoviews.jobs.teacher import check_known, parameters
 from twoviews.narrate import Narrator
 from twoviews.recipes import load_recipe
-from twoviews.run import Run, write_json
+from twoviews.run import Run, read_json, write_json
+
+SEEN = {
+    "student_images": ("images that the student was trained on", "the comparison is transductive"),
+    "student_labels": ("images whose labels the student was trained on", "it is not measured on new images"),
+    "teacher_images": ("images that the teacher's encoder was trained on", "the comparison is transductive"),
+    "teacher_labels": ("labelled images that the teacher comes from", "it is not measured on new images"),
+}
+"""What test items are held against, and what it means to be among those."""
 
 
 def distill(
@@ -59,17 +71,20 @@ def distill(
     SimCLR v2's third stage (Chen et al. 2020b): the student may be smaller (`encoder`; the teacher's own network by
     default). It has the teacher's image size, normalisation and the views of its fine-tuning, unless `image_size`, the
     recipe or `settings` say otherwise. The run has an encoder and a classifier, so `embed`, `predict` and `evaluate`
-    take it. `test`: labelled data on which both are measured at the end: `run.info()["distillation"]`. `labels` is
-    joined to `test` too. With `settings=["method.labelled_weight=0.1"]` and `labelled` data, labels are learned from as
-    well. Everything else: as in `pretrain`, which does the training.
+    take it; `evaluate` leaves the student's classifier as it is. `test`: labelled data on which both are measured at
+    the end: `run.info()["distillation"]`, with how many of its images each side was trained on; of an interrupted run
+    `resume` does it. `labels` is joined to `test` too. With `settings=["method.labelled_weight=0.1"]` and `labelled`
+    data, labels are learned from as well. Everything else: as in `pretrain`, which does the training.
 
-    Raises `UsageError` for a teacher without a classifier or one that cannot see such images, `DataError` for classes
-    of `test` that the teacher does not know, and what `pretrain` raises.
+    Raises `UsageError` for a teacher without a classifier, one that cannot see such images, or one that `out` would
+    replace, `DataError` for classes of `test` or `labelled` that the teacher does not know, and what `pretrain` raises.
 
     >>> distill("runs/large", "photos/", out="runs/small", encoder="resnet18", epochs=100)  # doctest: +SKIP
     """
     narrator = narrator or Narrator()
     teacher = teacher if isinstance(teacher, Run) else Run(teacher)
+    if teacher.path.resolve().is_relative_to(Path(out).resolve()):
+        raise UsageError(f"--out {out} would replace the teacher {teacher.path}: choose another --out")
     _, classes = load_classifier(teacher)
     distributed.join()
     if test is not None:
@@ -99,6 +114,7 @@ def distill(
         settings=[*_defaults(teacher, tables, classes=len(classes), narrator=narrator), *settings],
         overwrite=overwrite,
         download=download,
+        facts=None if test is None else {"distillation_test": _asked(teacher, test, labels, download=download)},
         narrator=narrator,
     )
     if test is not None:
@@ -120,21 +136,34 @@ def compare_with_teacher(
 ) -> dict[str, Any]:
     """Accuracy of student and teacher on the same labelled items, each with its own input view, and the difference.
 
+    Items that a side was trained on stay, are told and are counted: `seen`, see `SEEN`; None where it is not known.
     Written into `run.json` and `evaluation/distillation.json`. `module`: the student's own encoder, where it is one.
     """
     sides: dict[str, dict[str, Any]] = {}
-    right: dict[str, dict[str, bool]] = {}
+    answers: dict[str, _Answers] = {}
     for name, side, own in (("teacher", teacher, None), ("student", run, module)):
-        right[name], count = _answers(side, test, labels=labels, download=download, module=own, narrator=narrator)
-        sides[name] = {"run": str(side.path), "parameters": count}
+        answers[name] = _answers(side, test, labels=labels, download=download, module=own, narrator=narrator)
+        sides[name] = {"run": str(side.path), "parameters": answers[name].parameters}
+    if answers["teacher"].fingerprint != run.info()["teacher"]:
+        narrator.warn(f"the classifier of {teacher.path} is no longer the one that taught {run.path}")
+    right = {name: answer.right for name, answer in answers.items()}
     both = [item for item in right["student"] if item in right["teacher"]]
     first, second = (np.array([right[name][item] for item in both], dtype=bool) for name in ("student", "teacher"))
     interval = matched_interval(first, second)
+    # In one process, as it goes on where data cannot be read, which the others would wait for.
+    counted = _seen(run, teacher, answers, set(both), download=download) if distributed.is_main() else {}
+    seen: dict[str, int | None] = distributed.exchange(counted)[0]
+    for name, count in seen.items():
+        if count:
+            narrator.warn(f"{count} of {len(both)} test items have the pixels of {': '.join(SEEN[name])}")
+        elif count is None:
+            narrator.say(f"not known whether test items are among the {SEEN[name][0]}")
     for name, hits in (("student", first), ("teacher", second)):
         sides[name]["accuracy"] = round(float(hits.mean()), 4)
     found = {
         "test": str(test) if isinstance(test, str | Path) else json.dumps(test, default=str),
         "n_test": len(both),
+        "seen": seen,
         **sides,
         "difference": {
             "student_less_teacher": round(interval.mean, 4),
@@ -152,6 +181,36 @@ def compare_with_teacher(
     return found
 
 
+def compare_as_asked(run: Run, *, module: nn.Module | None = None, narrator: Narrator) -> None:
+    """Make the comparison that an interrupted `distill` was asked for and has not made, of a run that is finished.
+
+    Nothing where there is none to make. `module`: as in `compare_with_teacher`.
+    """
+    info = run.info()
+    asked = info.get("distillation_test")
+    if asked is None or info.get("distillation") is not None:
+        return
+    if asked["test"] is None:
+        narrator.warn(f"{run.path} was to be compared on data handed over in Python, which cannot be read again")
+        return
+    distributed.join()
+    teacher = Run(asked["teacher"])
+    options = {"labels": asked["labels"], "download": asked["download"]}
+    found = compare_with_teacher(run, teacher, asked["test"], **options, module=module, narrator=narrator)
+    accuracies = " and ".join(f"{100 * found[name]['accuracy']:.1f} % of the {name}" for name in ("student", "teacher"))
+    narrator.say(f"test accuracy on {found['n_test']:,} items of {found['test']}: {accuracies}")
+
+
+@dataclass(frozen=True)
+class _Answers:
+    """`right`: of each labelled item of `test`, as this side reads it, whether the classifier has it right."""
+
+    test: Corpus
+    right: dict[str, bool]
+    parameters: int
+    fingerprint: str
+
+
 def _answers(
     run: Run,
     test: Spec,
@@ -160,8 +219,7 @@ def _answers(
     download: bool,
     module: nn.Module | None,
     narrator: Narrator,
-) -> tuple[dict[str, bool], int]:
-    """Of each labelled item whether the run's classifier has it right, and the classifier's parameters."""
+) -> _Answers:
     info = run.info()
     classifier, classes = load_classifier(run, encoder=module)
     preprocessing = Preprocessing.of(run.encoder)
@@ -169,23 +227,108 @@ def _answers(
     corpus = corpus.select(np.flatnonzero(corpus.labels >= 0)).relabel(classes)
     if not len(corpus):
         raise DataError(f"no item of --test {corpus.spec} that can be read has a label: give other data")
+    fingerprint = fingerprint_module(classifier)
     compute = choose_compute(device="auto", precision=info["precision"], threads=info["threads"], narrator=narrator)
     compute.place(classifier)
     scores = class_scores(classifier, batches(corpus, preprocessing.views(), compute=compute), compute=compute)
     hits = scores.argmax(1) == corpus.labels
-    return dict(zip(corpus.ids, map(bool, hits), strict=True)), parameters(classifier)
+    right = dict(zip(corpus.ids, map(bool, hits), strict=True))
+    return _Answers(corpus, right, parameters(classifier), fingerprint)
+
+
+def _seen(
+    run: Run, teacher: Run, answers: dict[str, _Answers], items: set[str], *, download: bool
+) -> dict[str, int | None]:
+    """How many of the test items have the pixels of what the sides were trained on, by the names of `SEEN`."""
+    found: dict[str, int | None] = {}
+    for name, side in (("student", run), ("teacher", teacher)):
+        test = answers[name].test
+        keys = [key.hex() for item, key in zip(test.ids, test.content_keys(), strict=True) if item in items]
+        shape = test.values.shape[1:]
+        own = _own_labels(side, shape) if name == "student" else _labels_behind(side, shape, download=download)
+        known = {"images": _contents(side, _rows(side), shape), "labels": own}
+        for what, (contents, complete) in known.items():
+            count = sum(key in contents for key in keys)
+            found[f"{name}_{what}"] = count if count or complete else None
+    return found
+
+
+def _labels_behind(run: Run, shape: tuple[int, ...], *, download: bool) -> tuple[set[str], bool]:
+    """Contents of the labelled images that a classifier comes from, over its teachers, and whether these are all."""
+    contents: set[str] = set()
+    complete, visited = True, set()
+    while run.path.resolve() not in visited:
+        visited.add(run.path.resolve())
+        try:
+            own, known = _own_labels(run, shape)
+            contents, complete = contents | own, complete and known
+            about = read_json(run.classifier / "config.json")
+            if about.get("arm") != "distillation":
+                fitted, known = _fitted_on(run, shape, download=download)
+                return contents | fitted, complete and known
+        except TwoviewsError:  # moved or deleted since
+            break
+        run = Run(about["teacher"])
+    return contents, False
+
+
+def _own_labels(run: Run, shape: tuple[int, ...]) -> tuple[set[str], bool]:
+    """Of the images whose labels an encoder or a student was trained on."""
+    if not run.info().get("labels_trained_on"):
+        return set(), True
+    # Where labelled data stands beside the pool, labels of the pool are not shown.
+    together = [row for row in _rows(run) if "part" in row]
+    return _contents(run, together or [row for row in _rows(run) if row["label"]], shape)
+
+
+def _fitted_on(run: Run, shape: tuple[int, ...], *, download: bool) -> tuple[set[str], bool]:
+    """Of the labelled data of a run's evaluation, without what lay in its test too and so was not trained on."""
+    spec, stored = read_json(run.results)["protocol"], Preprocessing.of(run.encoder).storage
+    train, test = (
+        load_corpus(
+            spec[name],
+            cache_side=stored.cache_side,
+            channels=stored.channels,
+            intensity=stored.intensity,
+            background=stored.background,
+            pages=stored.pages,
+            download=download,
+        )
+        for name in ("train", "test")
+    )
+    kept = set(train.content_keys()) - set(test.content_keys())
+    return {key.hex() for key in kept}, train.values.shape[1:] == shape
+
+
+def _rows(run: Run) -> list[dict[str, str]]:
+    """Of the images that a run was trained on: its pool and, with the column `part`, labelled ones beside it."""
+    rows = [row for file in (run.manifest, run.labelled) if file.is_file() for row in read_csv(file)]
+    return [row for row in rows if row.get("part", TRAIN) == TRAIN]
+
+
+def _contents(run: Run, rows: list[dict[str, str]], shape: tuple[int, ...]) -> tuple[set[str], bool]:
+    """What images of a run can be told by, and whether all have it, for comparison with images of this shape."""
+    stored = run.info()["data"]
+    contents = {row["content"] for row in rows if row.get("content")}
+    complete = bool(rows) and all(row.get("content") for row in rows)
+    return contents, complete and tuple(stored[side] for side in ("height", "width", "channels")) == shape
+
+
+def _asked(teacher: Run, test: Spec, labels: str | Path | None, *, download: bool) -> dict[str, Any]:
+    """What `compare_as_asked` needs."""
+    return {
+        "teacher": str(teacher.path),
+        "test": spec_text(test),
+        "labels": None if labels is None else str(labels),
+        "download": download,
+    }
 
 
 def _check_test(test: Spec, classes: Sequence[str], *, teacher: Run, labels: str | Path | None, download: bool) -> None:
     """Before anything is trained. Raises `DataError` for a test set without labels or with labels of its own."""
     check_labelled_sources(test, labels=labels, download=download)
     there = {label for label in open_source(test, labels=labels, download=download).labels if label is not None}
-    unknown = sorted(there - set(classes))
-    if unknown:
-        raise DataError(
-            f"--test has classes that the teacher {teacher.path} does not know: {', '.join(unknown[:5])}; "
-            f"its own: {', '.join(classes[:10])}"
-        )
+    check_known(there, classes, of="--test", teacher=teacher)
 
 
 def _network_of(teacher: Run) -> str:

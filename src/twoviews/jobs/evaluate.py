@@ -4,6 +4,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -37,12 +38,13 @@ from twoviews.evaluation.metrics import classification_metrics, confusion, per_c
 from twoviews.evaluation.probe import LinearProbe
 from twoviews.jobs.arms import Arms
 from twoviews.jobs.classifier import save_classifier
+from twoviews.jobs.head import with_head
 from twoviews.jobs.labelled import Labelled, load_labelled
 from twoviews.jobs.length import seeds_of
 from twoviews.jobs.protocol import protocol
 from twoviews.narrate import Narrator
 from twoviews.report import write_report
-from twoviews.run import Run, write_json, write_rows, write_text
+from twoviews.run import Run, read_json, write_json, write_rows, write_text
 
 FINISHING_SECONDS = 20
 """Of a `minutes` budget, kept for pictures and page."""
@@ -66,7 +68,8 @@ def evaluate(
 ) -> dict[str, Any]:
     """Compare what the encoder gives with what the labels give without it; the content of `evaluation/results.json`.
 
-    Also writes the classifier and the report.
+    Also writes the classifier and the report. The classifier of a student of `distill` is what its training was for: it
+    is never replaced or removed, and the result has none of its own.
 
     `test`, `train`, `val`: labelled data; without `train`, the labelled part that the run was trained on. Without
     `val`, a stratified fifth of train (at most 5,000), or `evaluate.validation` of it, is held out for choosing
@@ -111,6 +114,8 @@ def evaluate(
         narrator=narrator,
     )
     check_budgets(data.split, budgets)
+    if "finetune" in wanted and config.evaluate.finetune_from == "head":
+        with_head(nn.Identity(), run.head)  # whether there is one
     began = time.monotonic()
 
     comparison = Comparison(data.split)
@@ -139,6 +144,8 @@ def evaluate(
     cut: list[str] = []
     length = room.length
     if names and trained_budgets:
+        if "finetune" in names:
+            room.prepare_finetuning()
         length, kept, cut = room.length_in_time(names, trained_budgets, list_of_seeds, deadline)
         for text in cut:
             narrator.warn(text)
@@ -176,7 +183,8 @@ def evaluate(
     shipped = _ship_classifier(room, comparison, budgets)
     # The baseline starts from random weights: what public weights brought is not credited to the pictures.
     init = config.encoder.init
-    subject = "self-supervision" if init is None else f"self-supervision on top of the initial weights ({init})"
+    credited = "training on labels" if info.get("labels_trained_on") else "self-supervision"
+    subject = credited if init is None else f"{credited} on top of the initial weights ({init})"
     results = {
         "rows": comparison.rows,
         "protocol": protocol(room, comparison, budgets, list_of_seeds, length, names, seconds=time.monotonic() - began),
@@ -224,10 +232,15 @@ def check_request(
 
 
 def _ship_classifier(room: Arms, comparison: Comparison, budgets: Sequence[Budget]) -> dict[str, Any] | None:
-    """Write the best model of the pretrained arms, and give its metrics.
+    """Write the best model of the pretrained arms, and give its metrics; None where a student keeps its own.
 
     Best on validation; without validation, that of the verdict's arm at the largest budget it reached.
     """
+    if _is_distilled(room.run):
+        room.narrator.say(f"{room.run.classifier} stays as distillation trained it: an evaluation writes none over it")
+        if distributed.is_main():
+            (room.run.evaluation / "predictions.csv").unlink(missing_ok=True)
+        return None
     found = [key for key in comparison.shippable if key[0] in PRETRAINED_ARMS]
     best = max(found, key=lambda key: comparison.val_accuracy.get(key, 0.0), default=None)
     if not len(room.data.val):
@@ -269,6 +282,13 @@ def _ship_classifier(room: Arms, comparison: Comparison, budgets: Sequence[Budge
         "per_class": per_class(truth, predicted, classes=list(classes)),
         "confusion": confusion(truth, predicted, classes=len(classes)).tolist(),
     }
+
+
+def _is_distilled(run: Run) -> bool:
+    """Whether the run's classifier is a student; one that cannot be read is not worth keeping."""
+    with suppress(UsageError):
+        return bool(read_json(run.classifier / "config.json").get("arm") == "distillation")
+    return False
 
 
 def _write_pictures(room: Arms, comparison: Comparison, classifier: dict[str, Any] | None) -> None:

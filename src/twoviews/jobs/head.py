@@ -13,18 +13,26 @@ from twoviews.methods.heads import normalised_head, plain_head
 from twoviews.run import Run, read_json
 
 
+def first_layer(method: Method) -> nn.Sequential | None:
+    """The linear layer of the method's projection head before its first ReLU, normalised or not; None without one."""
+    projector = dict(method.named_children()).get("projector")
+    if not isinstance(projector, nn.Sequential):
+        return None
+    end = next((index for index, layer in enumerate(projector) if isinstance(layer, nn.ReLU)), None)
+    return None if end is None else projector[:end]
+
+
 def save_head(run: Run, method: Method) -> None:
     """Write the first layer of the method's projection head, where it has one of several layers."""
-    projector = dict(method.named_children()).get("projector")
-    if not isinstance(projector, nn.Sequential) or not any(isinstance(layer, nn.ReLU) for layer in projector):
+    layer = first_layer(method)
+    if layer is None:
         return
-    end = next(index for index, layer in enumerate(projector) if isinstance(layer, nn.ReLU))
-    first = projector[0]
+    first = layer[0]
     assert isinstance(first, nn.Linear)
     run.head.mkdir(parents=True, exist_ok=True)
-    tensors = {name: tensor.cpu().contiguous() for name, tensor in projector[:end].state_dict().items()}
+    tensors = {name: tensor.cpu().contiguous() for name, tensor in layer.state_dict().items()}
     save_file(tensors, run.head / "model.safetensors")
-    about = {"in_features": first.in_features, "width": first.out_features, "normalised": end == 2}
+    about = {"in_features": first.in_features, "width": first.out_features, "normalised": len(layer) == 2}
     (run.head / "config.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
 
 

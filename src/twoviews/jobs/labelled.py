@@ -7,7 +7,7 @@ import numpy as np
 
 from twoviews.data.checking.duplicates import near_duplicates
 from twoviews.data.checking.prints import SQUARE, corpus_hashes
-from twoviews.data.corpus import Corpus, read_csv
+from twoviews.data.corpus import Corpus, read_csv, read_excluded
 from twoviews.data.source import Spec
 from twoviews.errors import DataError
 from twoviews.evaluation.compare import Split
@@ -63,6 +63,11 @@ def load_labelled(
     if train is None:
         own = read_parts(run, storage=storage, download=download, narrator=narrator)
         parts["train"] = own[TRAIN]
+        if exclude is not None:
+            left_out = set(read_excluded(Path(exclude)))
+            kept = [index for index, item in enumerate(own[TRAIN].ids) if item not in left_out]
+            excluded.append(f"{len(own[TRAIN]) - len(kept)} items of train listed in {exclude}")
+            parts["train"] = own[TRAIN].select(np.array(kept, np.int64))
         if val is None and VALIDATION in own:
             parts["val"] = own[VALIDATION]
     origin = "given by --val" if val is not None else "held out before pretraining"
@@ -151,13 +156,22 @@ def _without_leaks(part: Corpus, test: Corpus, *, name: str) -> tuple[Corpus, li
 
 
 def _overlap(run: Run, test: Corpus) -> str:
-    """How many test items the encoder was trained on, without their labels, in words."""
-    rows = read_csv(run.manifest) if run.manifest.is_file() else []
+    """How many test items the encoder was trained on, without their labels, in words.
+
+    Raises `DataError` where it was trained with their labels.
+    """
+    rows = [row for path in (run.manifest, run.labelled) if path.is_file() for row in read_csv(path)]
     pool = {row["content"] for row in rows if row.get("content")}
-    stored = run.info()["data"]
+    info = run.info()
+    stored = info["data"]
     if not pool or tuple(stored[side] for side in ("height", "width", "channels")) != test.values.shape[1:]:
         return "not known whether test items were among the unlabelled images"
     count = sum(key.hex() in pool for key in test.content_keys())
     if not count:
         return "no test item was among the unlabelled images"
+    if info.get("labels_trained_on"):
+        raise DataError(
+            f"{count} of {len(test)} test items were among the images whose labels the encoder was trained on, so an "
+            "accuracy on them would mean nothing: train without them, or give another --test"
+        )
     return f"{count} of {len(test)} test items were among the unlabelled images: the comparison is transductive"

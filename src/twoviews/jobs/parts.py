@@ -1,5 +1,7 @@
 """The images of a training: the pool, and the labelled ones that are trained on together with it."""
 
+import hashlib
+import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,28 +23,47 @@ TRAIN, VALIDATION = "train", "validation"
 
 @dataclass(frozen=True)
 class Parts:
-    """`labelled` and `validation` are there where labels are trained on; images of validation may be in the pool."""
+    """`labelled` and `validation` are there where labels are trained on; images of validation may be in the pool.
+
+    `items`: which of the pool are drawn as unlabelled, where it is not all.
+    """
 
     pool: Corpus
     labelled: Corpus | None = None
     validation: Corpus | None = None
+    items: np.ndarray | None = None
+
+    @property
+    def unlabelled(self) -> int:
+        """Samples of the pool that are drawn."""
+        return len(self.pool) if self.items is None else len(self.items)
+
+    def fingerprint(self) -> str:
+        """sha256 over the labelled images, their ids and labels, part by part."""
+        digest = hashlib.sha256()
+        for corpus in (self.labelled, self.validation):
+            if corpus is not None:
+                names = [corpus.classes[label] for label in corpus.labels]
+                digest.update(json.dumps([corpus.fingerprint, names]).encode())
+        return digest.hexdigest()
 
 
 def part_labelled(
     config: Recipe,
     pool: Corpus,
     *,
+    given: Spec | None = None,
     storage: Storage,
     labels: str | Path | None,
     download: bool = False,
     narrator: Narrator,
 ) -> Parts:
-    """Take the labelled part out of the pool (`data.labelled`), or read it from `data.labelled_source`.
+    """Take the labelled part out of the pool (`data.labelled`), or read it from `given` or `data.labelled_source`.
 
     A function of the data and the configuration, so a resumed run parts them alike. Raises `DataError` for too few
     labels.
     """
-    wanted, source = config.data.labelled, config.data.labelled_source
+    wanted, source = config.data.labelled, given if given is not None else config.data.labelled_source
     if wanted is not None and source is not None:
         raise UsageError("give labelled data or data.labelled, which takes them from the pool, not both")
     if wanted is not None:
@@ -51,7 +72,7 @@ def part_labelled(
         other = load_shared(source, storage, labels=labels, download=download, narrator=narrator)
         known = other.select(np.flatnonzero(other.labels >= 0))
         if not len(known):
-            raise DataError(f"{source} has no labels: give class folders or a manifest with a label column")
+            raise DataError(f"{other.spec} has no labels: give class folders or a manifest with a label column")
         e = config.evaluate
         if e.validation is None:
             parts = Parts(pool, known)
@@ -63,7 +84,7 @@ def part_labelled(
     assert parts.labelled is not None
     held = len(parts.validation) if parts.validation is not None else 0
     narrator.say(
-        f"{len(parts.pool):,} images without label and {len(parts.labelled):,} labelled of "
+        f"{parts.unlabelled:,} images without label and {len(parts.labelled):,} labelled of "
         f"{len(parts.labelled.classes)} classes, trained on together; {held:,} more labels for validation"
     )
     return parts
@@ -72,12 +93,12 @@ def part_labelled(
 def write_parts(run: Run, parts: Parts) -> None:
     """Which labelled items were trained on and which are for validation: `labelled.csv`."""
     rows = [
-        {"id": item, "part": name}
+        {"id": item, "part": name, "content": key.hex()}
         for name, corpus in ((TRAIN, parts.labelled), (VALIDATION, parts.validation))
         if corpus is not None
-        for item in corpus.ids
+        for item, key in zip(corpus.ids, corpus.content_keys(), strict=True)
     ]
-    write_rows(run.labelled, rows, columns=["id", "part"])
+    write_rows(run.labelled, rows, columns=["id", "part", "content"])
 
 
 def read_parts(run: Run, *, storage: Storage, download: bool, narrator: Narrator) -> dict[str, Corpus]:
@@ -87,8 +108,12 @@ def read_parts(run: Run, *, storage: Storage, download: bool, narrator: Narrator
     """
     info: dict[str, Any] = run.info().get("labelled") or {}
     spec: Spec | None = info.get("spec")
-    if spec is None or not run.labelled.is_file():
+    if not info or not run.labelled.is_file():
         raise UsageError(f"{run.path} was trained without labels: give labelled data with --train DATA")
+    if spec is None:
+        raise UsageError(
+            f"the labelled data of {run.path} was handed over in Python and cannot be read again: give it as train"
+        )
     corpus = load_shared(spec, storage, labels=info.get("labels"), download=download, narrator=narrator)
     place = {item: index for index, item in enumerate(corpus.ids)}
     chosen: dict[str, list[int]] = {TRAIN: [], VALIDATION: []}
@@ -98,7 +123,13 @@ def read_parts(run: Run, *, storage: Storage, download: bool, narrator: Narrator
                 f"{row['id']} of {run.labelled} is no longer in {spec}: give labelled data with --train DATA"
             )
         chosen[row["part"]].append(place[row["id"]])
-    return {name: corpus.select(np.array(indices, np.int64)) for name, indices in chosen.items() if indices}
+    found = {name: corpus.select(np.array(indices, np.int64)) for name, indices in chosen.items() if indices}
+    if Parts(corpus, found.get(TRAIN), found.get(VALIDATION)).fingerprint() != info["fingerprint"]:
+        raise DataError(
+            f"images or labels of {spec} have changed since {run.path} was trained on them: give labelled data with "
+            "--train DATA"
+        )
+    return found
 
 
 def _out_of_pool(pool: Corpus, labelled: int, validation: int) -> Parts:
@@ -118,8 +149,5 @@ def _out_of_pool(pool: Corpus, labelled: int, validation: int) -> Parts:
     if validation:
         held_out = subset(left, per_class=validation // classes, seed=0, classes=pool.classes)
     others = np.setdiff1d(np.arange(len(pool)), chosen)
-    return Parts(_without_labels(pool.select(others)), pool.select(chosen), pool.select(held_out))
-
-
-def _without_labels(corpus: Corpus) -> Corpus:
-    return replace(corpus, labels=np.full_like(corpus.labels, -1), classes=())
+    hidden = replace(pool, labels=np.full_like(pool.labels, -1), classes=())
+    return Parts(hidden, pool.select(chosen), pool.select(held_out), others)

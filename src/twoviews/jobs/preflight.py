@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from twoviews import distributed
 from twoviews.compute import Compute
 from twoviews.data.cache import available_memory
-from twoviews.data.loading import fetch
 from twoviews.data.streams import Streams
 from twoviews.errors import ResourceError, out_of_memory
 from twoviews.jobs.prepare import Job, optimizer_of
@@ -110,7 +109,7 @@ def told_what_fits(job: Job) -> Iterator[None]:
 def graph_bytes(job: Job, *, samples: int) -> int:
     """Bytes that the graph of `samples` samples keeps for the backward pass, weights not counted."""
     method = copy.deepcopy(job.method).train()
-    batch = fetch(job.streams.pool, range(samples), device=job.compute.device)
+    batch = job.streams.fetch(job.streams.numbers(seed=0, step=0)[:samples], device=job.compute.device)
     pictures = job.views(batch, seed=0, epoch=0, views=views_wanted(method, job.views))
     own = {p.untyped_storage().data_ptr() for p in (*method.parameters(), *method.buffers())}
     kept: dict[int, int] = {}
@@ -163,7 +162,9 @@ def _try_step(job: Job) -> None:
     """This process's part of a step, without the others: memory may run out in one of them."""
     own = job.plan.batch_size // distributed.size()
     with distributed.alone():
-        streams = Streams(job.streams.pool, own)  # whose samples they are does not matter
+        whole = job.streams
+        labelled = whole.labelled_batch * own // whole.batch_size
+        streams = Streams(whole.pool, own - labelled, whole.labelled if labelled else None, labelled, whole.items)
         _rehearsal(replace(job, plan=replace(job.plan, batch_size=own), streams=streams, online=None))[1](0)
 
 

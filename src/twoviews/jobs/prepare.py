@@ -19,6 +19,8 @@ from twoviews.data.source import Spec, path_text
 from twoviews.data.streams import Streams
 from twoviews.encoders import Encoder, build_encoder, stem_choice, wrap_encoder
 from twoviews.errors import DataError, UsageError, unknown_name
+from twoviews.evaluation.compare import check_arms
+from twoviews.jobs.head import first_layer
 from twoviews.jobs.online import health_evaluator, online_evaluator, probe_evaluator
 from twoviews.jobs.parts import Parts
 from twoviews.jobs.teacher import Teacher, hand_over_teacher
@@ -162,11 +164,27 @@ def check_names(config: Recipe) -> None:
     storage_of(config)
     probe = nn.Identity()
     probe.num_features = 8  # type: ignore[assignment]
-    build_method(config.method.name, probe, options=config.method.options)
+    method = build_method(config.method.name, probe, options=config.method.options)
     if config.views.local_crops and not METHODS[config.method.name].takes_crops:
         able = ", ".join(name for name, cls in METHODS.items() if cls.takes_crops)
         raise UsageError(
             f"method {config.method.name} takes no local crops: leave views.local_crops out, or take {able}"
+        )
+    if config.views.local_size and not config.views.local_crops:
+        raise UsageError("views.local_size is the side of local crops: set views.local_crops too")
+    if config.data.validation and config.data.labelled is None:
+        raise UsageError(
+            "data.validation goes with data.labelled: of labelled data beside the images, evaluate.validation is held "
+            "out"
+        )
+    if config.data.labelled is not None and config.evaluate.validation is not None:
+        raise UsageError("with data.labelled, data.validation says how many labels are held out: leave out evaluate's")
+    if config.train.minutes is not None and config.train.fraction < 1:
+        raise UsageError("train.fraction is a part of epochs or steps: give it or a time, not both")
+    check_arms(config.evaluate.arms or ())
+    if config.evaluate.finetune_from == "head" and first_layer(method) is None:
+        raise UsageError(
+            f"method {config.method.name} has no projection head of several layers: leave evaluate.finetune_from out"
         )
     if config.encoder.name != "auto":
         stem_choice(config.encoder.name, image_size=32, stem="auto")
@@ -175,7 +193,7 @@ def check_names(config: Recipe) -> None:
 def decide(config: Recipe, parts: Parts, *, storage: Storage, asked_batch: bool, narrator: Narrator) -> Recipe:
     """Fill in what the recipe leaves open, telling why."""
     corpus = parts.pool
-    count = len(corpus)
+    count = parts.unlabelled
     if count < 2:
         raise DataError(f"{corpus.spec} has {count} readable image: contrastive learning needs at least 2")
     train: dict[str, Any] = {}
@@ -201,7 +219,7 @@ def decide(config: Recipe, parts: Parts, *, storage: Storage, asked_batch: bool,
 def _decide_method(config: Recipe, parts: Parts, *, narrator: Narrator) -> Recipe:
     """Options of the method that the data decides."""
     seen = parts.labelled or parts.pool
-    pool = Pool(len(parts.pool), int((seen.labels >= 0).sum()), len(seen.classes))
+    pool = Pool(parts.unlabelled, int((seen.labels >= 0).sum()), len(seen.classes))
     chosen: dict[str, Any] = {}
     for name, (value, reason) in METHODS[config.method.name].suited(config.method.options, pool).items():
         narrator.chose(f"method.{name}", value, reason)
@@ -226,6 +244,15 @@ def decide_batch(config: Recipe, count: int, *, labelled: int, asked: bool, narr
     if batch is None:
         batch = min(256, count) // processes * processes
         narrator.chose("batch_size", batch, "256 or all images, whichever is less")
+    if labelled and not asked and config.train.labelled_batch:
+        # The recipe's proportion, where the data is too small for its batch.
+        share = config.train.labelled_batch / batch
+        fitting = min(batch, int((count - labelled) / (1 - share)), int(labelled / share)) // processes * processes
+        if fitting < batch:
+            beside["labelled_batch"] = max(1, round(share * fitting))
+            reason = f"the recipe's {batch} do not fit {labelled} labelled and {count - labelled} unlabelled images"
+            narrator.chose("batch_size", fitting, reason)
+            batch = fitting
     if batch > count:
         if asked:
             raise UsageError(f"batch size {batch} is larger than the data ({count} images): give --batch-size {count}")
@@ -237,7 +264,7 @@ def decide_batch(config: Recipe, count: int, *, labelled: int, asked: bool, narr
             f"batch size {batch} cannot be shared by {processes} processes: give --batch-size {max(2, fitting)}"
         )
     if labelled:
-        of_batch = config.train.labelled_batch
+        of_batch = beside.get("labelled_batch", config.train.labelled_batch)
         if of_batch is None:
             of_batch = min(batch - 2, max(1, round(batch * labelled / count)))
             narrator.chose("labelled_batch", of_batch, f"the share of {labelled:,} labelled among {count:,} images")
@@ -320,8 +347,9 @@ def assemble(config: Recipe, parts: Parts, *, encoder: nn.Module | None, narrato
         evaluations=train.evaluations,
     )
     views = build_views(config)
+    _try_sizes(built, views, channels=channels, compute=compute)
     of_batch = train.labelled_batch or 0
-    streams = Streams(parts.pool, batch - of_batch, parts.labelled, of_batch)
+    streams = Streams(parts.pool, batch - of_batch, parts.labelled, of_batch, parts.items)
     online = None
     if parts.labelled is not None:
         probe = OnlineProbe(built.num_features, classes=len(parts.labelled.classes), eps=optim.eps)
@@ -331,6 +359,25 @@ def assemble(config: Recipe, parts: Parts, *, encoder: nn.Module | None, narrato
         online = Online(probe, weak)
     teacher = hand_over_teacher(method, config, streams, views, compute=compute, narrator=narrator)
     return Job(config, compute, built, method, optimizer, views, streams, plan, online, teacher)
+
+
+def _try_sizes(encoder: Encoder, views: AnyViews, *, channels: int, compute: Compute) -> None:
+    """Raise `UsageError` where the network does not take views of one of the sizes that it will be given."""
+    size = encoder.architecture["image_size"]
+    others = {views.image_size, views.local_size if isinstance(views, MultiCrop) else size} - {size}
+    modes = [(module, module.training) for module in encoder.modules()]
+    encoder.eval()
+    for side in others:
+        try:
+            with torch.no_grad(), compute.autocast():
+                encoder(compute.arrange(torch.zeros(1, channels, side, side, device=compute.device)))
+        except (RuntimeError, AssertionError, ValueError) as error:
+            raise UsageError(
+                f"encoder {encoder.architecture['name']} for images of {size} px does not take views of {side} px "
+                f"({str(error).splitlines()[0]}): set views.size and views.local_size to sizes that it takes"
+            ) from None
+    for module, training in modes:
+        module.training = training
 
 
 def evaluators_of(config: Recipe, parts: Parts, labelled: Corpus | None, job: Job) -> list[Evaluator]:

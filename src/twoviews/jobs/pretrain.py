@@ -1,7 +1,7 @@
 """From unlabelled data and a recipe to a finished run."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -25,6 +25,7 @@ from twoviews.jobs.prepare import (
     storage_of,
 )
 from twoviews.jobs.reading import check_labelled_sources, load_shared
+from twoviews.jobs.teacher import as_taught
 from twoviews.jobs.training import facts_of, finish, in_words
 from twoviews.narrate import Narrator
 from twoviews.recipes import load_recipe
@@ -59,6 +60,7 @@ def pretrain(
     settings: Sequence[str] = (),
     overwrite: bool = False,
     download: bool = False,
+    facts: Mapping[str, Any] | None = None,
     narrator: Narrator | None = None,
 ) -> Run:
     """Train an encoder on unlabelled data; everything about it is in the run directory `out`.
@@ -73,7 +75,7 @@ def pretrain(
     together with the unlabelled, `train.labelled_batch` of each batch, with a linear probe trained on it beside the
     method. `probe_data`: labelled data that is only measured on. `labels`: a manifest joined to either by id.
     `exclude`: a CSV file with a column `id`, of items to leave out, as `check` writes it. `settings`:
-    `section.key=value`.
+    `section.key=value`. `facts`: more for `run.json`, there from the start.
 
     Under `torchrun` the processes share the work and give the numbers of one; process 0 writes and speaks.
 
@@ -120,7 +122,10 @@ def pretrain(
     if probe_data is not None:
         probe_corpus = load_shared(probe_data, storage, labels=labels, download=download, narrator=narrator)
 
-    parts = part_labelled(config, corpus, storage=storage, labels=labels, download=download, narrator=narrator)
+    parts = part_labelled(
+        config, corpus, given=labelled, storage=storage, labels=labels, download=download, narrator=narrator
+    )
+    parts = as_taught(config, parts)
 
     # Decisions
     config = decide(config, parts, storage=storage, asked_batch=asked_batch, narrator=narrator)
@@ -129,7 +134,7 @@ def pretrain(
     run = Run(out)
     if main:
         make_output(Path(out), overwrite=overwrite)
-        run.update(**provenance(), status="starting")
+        run.update(**provenance(), status="starting", **(facts or {}))
         write_manifest(run.manifest, corpus)
         write_rejected(run.rejected, corpus)
         if parts.labelled is not None:
@@ -181,7 +186,8 @@ def pretrain(
             labelled=None
             if parts.labelled is None
             else {
-                "spec": config.data.labelled_source or config.data.source,
+                "spec": config.data.source if config.data.labelled else config.data.labelled_source,
+                "fingerprint": parts.fingerprint(),
                 "labels": None if labels is None or config.data.labelled_source is None else str(labels),
                 "train": len(parts.labelled),
                 "validation": 0 if parts.validation is None else len(parts.validation),

@@ -22,6 +22,8 @@ def protocol(
 ) -> dict[str, Any]:
     """How the numbers came about."""
     o = room.options
+    used = room.info.get("labels_trained_on")
+    labels = f"with the labels of {used:,} images" if used else "without labels"
     words = {
         "train": room.data.train.spec,
         "test": room.data.test.spec,
@@ -33,7 +35,7 @@ def protocol(
         "labels_per_class": list(budgets),
         "seeds": len(seeds),
         "subsets": "stratified, seeded, nested over budgets, the same for all arms; one seed at all labels",
-        "pretraining": "run once, without labels; only the label subsets and the classifiers are reseeded",
+        "pretraining": f"run once, {labels}; only the label subsets and the classifiers are reseeded",
         "features": "h, the encoder's output, of one clean view; never the projection z",
         "knn": f"cosine, {o.knn_k} neighbours or all if fewer, weights exp(similarity / {o.knn_temperature:g})",
         "linear": "multinomial logistic regression by L-BFGS on standardised features; mean loss + strength x squared "
@@ -62,7 +64,7 @@ def protocol(
         )
     if trained and len(room.data.val):
         words["curves"] = (
-            "validation accuracy on the way: at the largest budget, seed 0, with BatchNorm's statistics re-estimated "
+            "validation accuracy on the way: at the largest budget, first seed, BatchNorm's statistics re-estimated "
             "for each point as at the end; an epoch is a pass over the labelled subset"
         )
     return words
@@ -80,6 +82,8 @@ def _training(o: Evaluate, length: Length, trained: Sequence[str]) -> str:
         "zeros": "the linear layer starts at zero",
         "glorot": "the linear layer starts with Glorot's draws",
     }[o.head]
+    if o.finetune_from == "head":
+        head += "; fine-tuning keeps the first layer of the projection head below it"
     return (
         f"{' and '.join(trained)}: {length} {'in batches of' if length.passes else 'of'} {o.batch_size} samples, "
         f"{name}{eps}{decay}, {'warm-up and ' if o.warmup else ''}{rate}, views '{o.policy}', last update; "

@@ -8,10 +8,12 @@ from torch import nn
 from twoviews import distributed
 from twoviews.config import make_recipe
 from twoviews.errors import RefusedError, UsageError
+from twoviews.jobs.distill import compare_as_asked
 from twoviews.jobs.parts import part_labelled
 from twoviews.jobs.preflight import fitting_micro_batch
 from twoviews.jobs.prepare import AUTO, assemble, decide_batch, evaluators_of, storage_of
 from twoviews.jobs.reading import load_shared
+from twoviews.jobs.teacher import as_taught
 from twoviews.jobs.training import facts_of, finish
 from twoviews.narrate import Narrator
 from twoviews.run import Run
@@ -32,14 +34,15 @@ def resume(
     """Continue an interrupted run from its newest whole checkpoint, to the same bytes on the same kind of machine.
 
     Raises `RefusedError` when data, threads, precision or versions differ from those recorded; `anyway` goes on without
-    the promise, though never on other data. A run that is finished is returned as it is. `micro_batch`: as in
-    `pretrain`, for another memory.
+    the promise, though never on other data. A run that is finished is returned as it is. A comparison with the teacher
+    that `distill` was asked for and has not made is made. `micro_batch`: as in `pretrain`, for another memory.
     """
     narrator = narrator or Narrator()
     run = Run(path)
     info = run.info()
     if info.get("status") == "finished":
         narrator.say(f"{run.path} is finished already")
+        compare_as_asked(run, module=encoder, narrator=narrator)
         return run
     if not run.config.is_file() or "data" not in info:
         raise UsageError(f"{run.path} stopped before its first step: start it again with twoviews pretrain --overwrite")
@@ -65,12 +68,18 @@ def resume(
             f"{config.data.source} has changed since {run.path} began ({info['data']['count']} images then, "
             f"{len(corpus)} now): start a new run"
         )
-    parts = part_labelled(
-        config, corpus, storage=storage_of(config), labels=(info.get("labelled") or {}).get("labels"), narrator=narrator
-    )
+    together = info.get("labelled") or {}
+    if together and together["spec"] is None:
+        raise UsageError(f"{run.path} was trained on labelled arrays handed over in Python: they cannot be read again")
+    parts = part_labelled(config, corpus, storage=storage_of(config), labels=together.get("labels"), narrator=narrator)
+    if together and parts.fingerprint() != together["fingerprint"]:
+        raise RefusedError(
+            f"images or labels of {together['spec']} have changed since {run.path} began: start a new run"
+        )
+    parts = as_taught(config, parts)
     labelled = 0 if parts.labelled is None else len(parts.labelled)
     # Whether these processes can share it:
-    decide_batch(config, len(parts.pool), labelled=labelled, asked=True, narrator=narrator)
+    decide_batch(config, parts.unlabelled, labelled=labelled, asked=True, narrator=narrator)
     job = assemble(config, parts, encoder=encoder, narrator=narrator).with_plan(steps=info["steps"])
     if config.train.micro_batch == AUTO:
         job = job.with_plan(micro_batch=fitting_micro_batch(job, narrator=narrator))
@@ -94,4 +103,6 @@ def resume(
     resumed = [*info.get("resumed_at", []), start]
     if distributed.is_main():
         run.update(resumed_at=resumed)
-    return finish(run, job, corpus, evaluators, start=start, skipped=skipped, narrator=narrator)
+    finish(run, job, corpus, evaluators, start=start, skipped=skipped, narrator=narrator)
+    compare_as_asked(run, module=encoder, narrator=narrator)
+    return run

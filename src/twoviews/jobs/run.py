@@ -24,6 +24,8 @@ def labelled_with(config: Recipe, train: Spec | None) -> tuple[Spec | None, Spec
         if train is not None:
             raise UsageError("the recipe takes data.labelled labels from the images themselves: leave --train out")
         return None, None
+    if train is None and config.data.labelled_source is not None:
+        return None, None
     if train is None:
         raise UsageError("run needs labelled data: add --train DATA, or take a recipe or --set data.labelled=N")
     return (train, None) if config.train.labelled_batch else (None, train)

@@ -1,18 +1,21 @@
 """Distillation's two ends: the teacher that a run's classifier is, and the student that becomes a run's classifier."""
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import nn
 
 from twoviews.compute import Compute
 from twoviews.config import Recipe
 from twoviews.data.streams import Streams
-from twoviews.errors import UsageError
+from twoviews.errors import DataError, UsageError
 from twoviews.evaluation.features import fingerprint_module
 from twoviews.evaluation.finetune import Classifier
 from twoviews.jobs.classifier import load_classifier, save_classifier
 from twoviews.jobs.embed import Preprocessing
+from twoviews.jobs.parts import Parts
 from twoviews.methods import Distillation, Method
 from twoviews.narrate import Narrator
 from twoviews.run import Run
@@ -29,13 +32,46 @@ class Teacher:
     """Over weights and buffers: with another teacher a resumed run would not give the same bytes."""
 
 
+def as_taught(config: Recipe, parts: Parts) -> Parts:
+    """The parts with labels that count in the teacher's classes, where a distillation learns from labels too.
+
+    The data may lack some of the classes. Raises `DataError` for those that the teacher does not know.
+    """
+    options = config.method.options
+    if config.method.name != "distillation" or options.get("teacher") is None or not options.get("labelled_weight"):
+        return parts
+    teacher = Run(str(options["teacher"]))
+    _, classes = load_classifier(teacher)
+    # Labels of the pool are shown only where no labelled data stands beside it.
+    names = ("pool",) if parts.labelled is None else ("labelled", "validation")
+    counted = {}
+    for name in names:
+        corpus = getattr(parts, name)
+        if corpus is not None:
+            used = (corpus.classes[label] for label in np.unique(corpus.labels[corpus.labels >= 0]))
+            check_known(used, classes, of=corpus.spec, teacher=teacher)
+            counted[name] = corpus.relabel(classes)
+    return replace(parts, **counted)
+
+
+def check_known(names: Iterable[str], classes: Sequence[str], *, of: str, teacher: Run) -> None:
+    """Raise `DataError` where `names`, the classes of the data `of`, has one that is not among the teacher's."""
+    unknown = sorted(set(names) - set(classes))
+    if unknown:
+        raise DataError(
+            f"{of} has classes that the teacher {teacher.path} does not know: {_some(unknown)}; its own: "
+            f"{', '.join(classes[:10])}"
+        )
+
+
 def hand_over_teacher(
     method: Method, config: Recipe, streams: Streams, views: AnyViews, *, compute: Compute, narrator: Narrator
 ) -> Teacher | None:
     """Load the teacher of a distillation, check that it can see what the student sees, and give it to the method.
 
-    None for other methods. Raises `UsageError` for a run without a classifier, and for channels, normalisation, image
-    size or classes that do not fit.
+    None for other methods. Labels that are learned from must count in the teacher's classes, as `as_taught` makes them.
+    Raises `UsageError` for a run without a classifier, and for channels, normalisation, image size or a number of
+    classes that do not fit.
     """
     if not isinstance(method, Distillation):
         return None
@@ -58,11 +94,7 @@ def hand_over_teacher(
             f"method.classes = {method.classes}, but the teacher {run.path} has {len(classes)}: set method.classes="
             f"{len(classes)}"
         )
-    if method.uses_labels and streams.classes != classes:
-        raise UsageError(
-            f"the labelled data has the classes {_some(streams.classes)} and the teacher {run.path} has "
-            f"{_some(classes)}: they must be the same"
-        )
+    assert not method.uses_labels or streams.classes == classes, "relabelled before"
     teacher = Teacher(str(run.path), classes, fingerprint_module(classifier))
     compute.place(classifier)
     _try(classifier, run, size=views.image_size, trained=seen.image_size, channels=channels, compute=compute)
@@ -114,5 +146,5 @@ def _try(classifier: nn.Module, run: Run, *, size: int, trained: int, channels: 
         ) from None
 
 
-def _some(names: tuple[str, ...]) -> str:
+def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

@@ -35,6 +35,7 @@ def facts_of(job: Job, corpus: Corpus, narrator: Narrator) -> dict[str, Any]:
         "epochs": round(job.plan.steps / job.streams.steps_per_epoch, 3),
         "batch_size": job.plan.batch_size,
         "labelled_batch": job.streams.labelled_batch,
+        "labels_trained_on": job.streams.labelled_count if job.method.uses_labels else 0,
         "bn_group": job.plan.bn_group,
         "micro_batch": job.plan.micro_batch,
         "processes": distributed.size(),
@@ -162,6 +163,7 @@ def _write_encoder(
     for row in read_lines(run.metrics):
         measured |= row
     health = {name: measured[name] for name in HEALTH if name in measured}
+    health = {name: value if math.isfinite(value) else None for name, value in health.items()}
     run.update(
         status="finished",
         health=health,

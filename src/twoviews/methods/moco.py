@@ -1,9 +1,10 @@
 """MoCo v2: a query is to find its key, of a slow copy of the network, among a queue of keys of earlier batches.
 
 He et al. 2020, "Momentum Contrast for Unsupervised Visual Representation Learning"; head, temperature and augmentation
-of Chen et al. 2020c, "Improved Baselines with Momentum Contrastive Learning". The paper shuffles samples between GPUs
-so that query and key do not share BatchNorm statistics by which they could be told; here statistics belong to groups
-(`train.bn_group`), and the key's are those of the slow copy.
+of Chen et al. 2020c, "Improved Baselines with Momentum Contrastive Learning". The paper shuffles samples between GPUs,
+so that query and key do not share BatchNorm statistics by which they could be told. Here statistics belong to groups
+(`train.bn_group`), and the key's are those of the slow copy over the query's group: the larger the groups, the less
+they tell.
 """
 
 import math
@@ -30,7 +31,7 @@ class MoCo(Method):
     """Encoder, plain head, their momentum copies, InfoNCE against a queue (v2).
 
     `temperature`: of the softmax over similarities. `momentum`: of the slow copy, each step. `queue_size`: keys that
-    are kept, by default 4,096 and at most half the pool, as more would hold the samples of the batch too.
+    are kept, by default 4,096 and at most half the pool, so that few of them are of the batch's own samples.
     `projector_width`: of the hidden layer, the encoder's width by default. `projector_dim`: of queries and keys.
     """
 
@@ -68,7 +69,7 @@ class MoCo(Method):
         if asked > half:
             raise UsageError(
                 f"method.queue_size = {asked} is more than half of the {pool.samples} images, so the queue would hold "
-                f"other views of the batch as negatives: give at most {half}"
+                f"many views of the batch's own samples as negatives: give at most {half}"
             )
         return {}
 

@@ -46,7 +46,7 @@ class SupCon(Method):
     @classmethod
     def suited(cls, options: Mapping[str, Any], pool: Pool) -> Mapping[str, tuple[Any, str]]:
         if not pool.labelled:
-            raise UsageError("method sup_con learns from labels, and the data has none: add --labelled DATA")
+            raise UsageError("method sup_con needs labels, and the data has none: give class folders or a manifest")
         return {}
 
     def project(self, views: Sequence[Tensor]) -> Projections:

@@ -42,7 +42,7 @@ class Supervised(Method):
         if pool.classes < 2:
             raise UsageError(
                 f"method supervised needs labels of at least two classes, the data has {pool.classes}: "
-                "add --labelled DATA"
+                "give class folders or a manifest with a label column"
             )
         asked = options.get("classes")
         if asked is not None and asked < pool.classes:

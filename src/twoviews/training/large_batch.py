@@ -13,7 +13,6 @@ Source: Gao et al. 2021, "Scaling Deep Contrastive Learning Batch Size under Mem
 groups, kept graph and processes are ours.
 """
 
-import hashlib
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from twoviews import distributed
+from twoviews.compute import mixed_seed
 from twoviews.methods.method import Method, Projections, Step
 
 LoadViews = Callable[[slice], Sequence[Tensor]]
@@ -76,7 +76,7 @@ def accumulate_gradients(
 
     def projected(index: int, views: Sequence[Tensor]) -> Projections:
         # By the group's place in the whole batch, so that dropout knows nothing of processes and micro-batches either.
-        torch.manual_seed(_mixed(seed, first + index))
+        torch.manual_seed(mixed_seed(seed, first + index))
         with autocast():
             out: Projections = project(views)
             return out
@@ -102,7 +102,7 @@ def accumulate_gradients(
         leaves = {name: tensor.requires_grad_() for name, tensor in _join(parts).items()}
         targets = _join(constants)
         every_label = None if labels is None else distributed.gather(labels)
-        torch.manual_seed(_mixed(seed, -1))  # the same in every process
+        torch.manual_seed(mixed_seed(seed, -1))  # the same in every process
         with distributed.divided():
             step = method.compare({**leaves, **targets}, every_label)
         step.loss.backward()
@@ -122,11 +122,6 @@ def accumulate_gradients(
     gathered = {**{name: leaf.detach() for name, leaf in leaves.items()}, **targets}
     metrics = {name: value.detach() for name, value in step.metrics.items()}
     return Accumulated(Step(step.loss.detach(), metrics), gathered)
-
-
-def _mixed(seed: int, group: int) -> int:
-    """Sums of small numbers would give group 1 of one step the dropout of group 0 of the next."""
-    return int.from_bytes(hashlib.blake2b(f"{seed} {group}".encode(), digest_size=8).digest(), "little")
 
 
 def _gpus(method: Method) -> list[int]:

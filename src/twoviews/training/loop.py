@@ -17,7 +17,7 @@ from tensorboardX import SummaryWriter
 from torch import Tensor, nn
 
 from twoviews import distributed
-from twoviews.compute import Compute
+from twoviews.compute import Compute, mixed_seed
 from twoviews.data.streams import Streams
 from twoviews.errors import Interrupted, NotFiniteError, Terminated, TwoviewsError
 from twoviews.methods.method import Method
@@ -120,7 +120,7 @@ def train_step(
                 buffer.copy_(before)
         return None
     optimizer.step()
-    torch.manual_seed((plan.seed << 32) + step)  # random choices there: the same in every process and after a resume
+    torch.manual_seed(mixed_seed(plan.seed, step))  # random choices there: the same in every process and after a resume
     method.after_step(done.projections, (step + 1) / plan.steps)
     measured = {"loss": done.step.loss, "grad_norm": grad_norm, **done.step.metrics}
     if online is not None:
