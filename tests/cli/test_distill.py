@@ -17,9 +17,15 @@ import pytest
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from twoviews.config import Recipe, make_recipe
 from twoviews.data.corpus import load_corpus
+from twoviews.errors import DataError
 from twoviews.jobs import pretrain
 from twoviews.jobs.classifier import load_classifier
+from twoviews.jobs.distill import compare_with_teacher
+from twoviews.jobs.parts import Parts
+from twoviews.jobs.teacher import as_taught
+from twoviews.narrate import Narrator
 from twoviews.run import Run, read_lines
 
 STEPS = 30
@@ -68,6 +74,8 @@ def test_a_student_of_the_digits(student: tuple[Path, Any], digits: Path) -> Non
     found = info["distillation"]
     assert found == json.loads((out / "evaluation" / "distillation.json").read_text())
     assert found["n_test"] == 599
+    assert set(found["seen"].values()) == {0}
+    assert "test items" not in outcome.err
     assert found["teacher"]["accuracy"] > 0.8
     assert found["student"]["accuracy"] > 0.7  # of ten classes, without one label
     assert found["teacher"]["parameters"] == found["student"]["parameters"] == 243_178
@@ -154,15 +162,163 @@ def test_a_student_teaches_another_and_learns_from_labels_too(
     about = json.loads((out / "classifier" / "config.json").read_text())
     assert (about["labelled_weight"], about["temperature"]) == (0.25, 2.0)
     assert "a loss of 7.48 is chance" in outcome.err  # (0.75 x 2^2 + 0.25) ln 10
+    run = Run(out)
+    assert load_classifier(run)[1] == tuple(str(n) for n in range(10))
+    # Its labels, and by way of its teacher those that the teacher's teacher was fitted to.
+    found = compare_with_teacher(run, Run(student[0]), "digits:test", narrator=Narrator())
+    assert found["seen"] == {"student_images": 599, "student_labels": 599, "teacher_images": 0, "teacher_labels": 0}
+    found = compare_with_teacher(run, Run(student[0]), "digits:train", narrator=Narrator())
+    assert found["seen"] == {
+        "student_images": 1198,
+        "student_labels": 0,
+        "teacher_images": 1198,
+        "teacher_labels": 1198,
+    }
+
+
+def test_evaluate_leaves_the_student_as_it_is(
+    place: Any, tmp_path: Path, twoviews: Callable[..., Any], tiny: list[str], hasty: None
+) -> None:
+    out = tmp_path / "run"
+    quick = ("--out", out, "--epochs", 1, "--batch-size", 16, *tiny)
+    assert twoviews("distill", place.run, place.train, "--test", place.test, *quick).code == 0
+    before = {file.name: file.read_bytes() for file in (out / "classifier").iterdir()}
+    distilled = Run(out).info()["distillation"]
+    labels = ("--train", place.train, "--test", place.test, "--labels-per-class", 2, "--seeds", 1)
+    for arms in ("linear", "knn"):  # that fit a classifier, and that fit none
+        outcome = twoviews("evaluate", out, *labels, "--arms", arms)
+        assert outcome.code == 0, outcome.err
+        assert f"{out / 'classifier'} stays as distillation trained it" in outcome.err
+        assert {file.name: file.read_bytes() for file in (out / "classifier").iterdir()} == before
+        assert json.loads((out / "evaluation" / "results.json").read_text())["classifier"] is None
+        assert not (out / "evaluation" / "predictions.csv").exists()
+    assert Run(out).info()["distillation"] == distilled
+    outcome = twoviews("predict", out, place.test, "--json")
+    truth = load_corpus(place.test)
+    hits = [row["label"] == truth.classes[k] for row, k in zip(outcome.json(), truth.labels, strict=True)]
+    assert sum(hits) / len(hits) == pytest.approx(distilled["student"]["accuracy"], abs=1e-4)
+    # A classifier of another origin goes on to be replaced.
+    about = json.loads(before["config.json"])
+    (out / "classifier" / "config.json").write_text(json.dumps({**about, "arm": "finetune"}))
+    assert twoviews("evaluate", out, *labels, "--arms", "linear").code == 0
+    assert json.loads((out / "classifier" / "config.json").read_text())["arm"] == "linear"
+
+
+class Heard(Narrator):
+    def __init__(self) -> None:
+        super().__init__()
+        self.warned: list[str] = []
+        self.said: list[str] = []
+
+    def emit(self, text: str, *, style: str = "") -> None:
+        (self.warned if style == "warn" else self.said).append(text)
+
+
+def test_the_test_set_is_held_against_what_was_trained_on(
+    place: Any, images: Callable[..., Path], tmp_path: Path, twoviews: Callable[..., Any], tiny: list[str], hasty: None
+) -> None:
+    """The teacher was pretrained and fitted on `place.train`, and evaluated on `place.test`."""
+    out = tmp_path / "run"
+    pool = images(tmp_path / "pool.npz", count=60, seed=0, classes=None)  # the pixels of place.train
+    quick = ("--out", out, "--epochs", 1, "--batch-size", 16, *tiny)
+    outcome = twoviews("distill", place.run, pool, "--test", place.train, *quick)
+    assert outcome.code == 0, outcome.err
+    run = Run(out)
+    found = run.info()["distillation"]
+    assert found["n_test"] == 60  # none is left out
+    assert found["seen"] == {"student_images": 60, "student_labels": 0, "teacher_images": 60, "teacher_labels": 60}
+    assert found == json.loads((out / "evaluation" / "distillation.json").read_text())
+    for text in ("images that the student was trained on", "labelled images that the teacher comes from"):
+        assert f"60 of 60 test items have the pixels of {text}: " in outcome.err
+
+    teacher = copy_of(place.run, tmp_path / "teacher")
+    results = json.loads((place.run / "evaluation" / "results.json").read_text())
+    results["protocol"]["test"] = str(images(tmp_path / "fewer.npz", count=20, seed=0))  # these left its train
+    (teacher / "evaluation").mkdir()
+    (teacher / "evaluation" / "results.json").write_text(json.dumps(results))
+    shutil.copy(place.run / "manifest.csv", teacher / "manifest.csv")
+    seen = compare_with_teacher(run, Run(teacher), place.train, narrator=Narrator())["seen"]
+    expected = len(
+        set(load_corpus(place.train).content_keys()) - set(load_corpus(tmp_path / "fewer.npz").content_keys())
+    )
+    assert seen["teacher_labels"] == expected < 60
+
+    results["protocol"]["train"] = "gone.npz"
+    (teacher / "evaluation" / "results.json").write_text(json.dumps(results))
+    heard = Heard()
+    seen = compare_with_teacher(run, Run(teacher), place.train, narrator=heard)["seen"]
+    assert (seen["teacher_images"], seen["teacher_labels"]) == (60, None)
+    assert "not known whether test items are among the labelled images that the teacher comes from" in heard.said
+    assert len(heard.warned) == 2
+
+
+def copy_of(run: Path, path: Path) -> Path:
+    """What teaching takes of a run."""
+    for part in ("encoder", "classifier"):
+        shutil.copytree(run / part, path / part)
+    for file in ("run.json", "config.toml"):
+        shutil.copy(run / file, path / file)
+    return path
+
+
+def test_the_teacher_is_not_replaced(
+    place: Any, tmp_path: Path, twoviews: Callable[..., Any], tiny: list[str], hasty: None
+) -> None:
+    teacher = copy_of(place.run, tmp_path / "runs" / "teacher")
+    (tmp_path / "runs" / "run.json").write_text("{}")  # a run that holds another
+    (tmp_path / "link").symlink_to(teacher)
+    before = sorted(tmp_path.rglob("*"))
+    for out in (teacher, tmp_path / "link", tmp_path / "runs", tmp_path / "runs" / ".." / "runs" / "teacher"):
+        outcome = twoviews("distill", teacher, place.train, "--out", out, "--overwrite", "--epochs", 1, *tiny)
+        assert outcome.code == 2
+        assert f"--out {out} would replace the teacher {teacher}: choose another --out" in outcome.err
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def learning_from_labels(teacher: Path, *, weight: float = 0.5) -> Recipe:
+    table = {"name": "distillation", "teacher": str(teacher), "classes": 4, "labelled_weight": weight}
+    return make_recipe({"method": table})
+
+
+def test_labels_count_in_the_classes_of_the_teacher(
+    place: Any, images: Callable[..., Path], tmp_path: Path, twoviews: Callable[..., Any], tiny: list[str], hasty: None
+) -> None:
+    """Which the data may lack some of."""
+    fewer = images(tmp_path / "fewer.npz", count=30, seed=5, classes=("b", "d"))
+    pool, known = load_corpus(place.unlabelled), load_corpus(fewer)
+    names = [known.classes[label] for label in known.labels]
+    config = learning_from_labels(place.run)
+    for parts in (Parts(known), Parts(pool, known), Parts(pool, known.select(range(20)), known.select(range(20, 30)))):
+        taught = as_taught(config, parts)
+        corpora = [c for c in (taught.labelled or taught.pool, taught.validation) if c is not None]
+        assert {c.classes for c in corpora} == {("a", "b", "c", "d")}
+        assert [c.classes[label] for c in corpora for label in c.labels] == names
+        assert taught.pool.fingerprint == parts.pool.fingerprint
+    untouched = Parts(pool, known)
+    assert as_taught(learning_from_labels(place.run, weight=0.0), untouched) is untouched
+    assert as_taught(make_recipe({}), untouched) is untouched
+    strange = load_corpus(images(tmp_path / "strange.npz", count=20, seed=3, classes=("a", "zebra")))
+    with pytest.raises(DataError, match=r"has classes that the teacher .* does not know: zebra; its own: a, b, c, d"):
+        as_taught(config, Parts(pool, strange))
+    assert as_taught(config, Parts(strange, known)).pool is strange  # whose labels are not shown
+
+    out = tmp_path / "run"
     outcome = twoviews(
-        *("evaluate", out, "--train", "digits:train", "--test", "digits:test", "--arms", "linear"),
-        *("--labels-per-class", 2, "--seeds", 1),
+        *("distill", place.run, place.unlabelled, "--labelled", fewer, "--out", out, "--epochs", 1, "--batch-size", 12),
+        *(*tiny, "--set", "method.labelled_weight=0.5", "--set", "evaluate.validation=0.3"),
     )
     assert outcome.code == 0, outcome.err
-    assert load_classifier(Run(out))[1] == tuple(str(n) for n in range(10))
+    assert load_classifier(Run(out))[1] == ("a", "b", "c", "d")
+    measured = [row["online_probe"] for row in read_lines(Run(out).metrics) if "online_probe" in row]
+    assert all(0 <= value <= 1 for value in measured)
+    assert measured
+    (out / "run.json").write_text(json.dumps({**Run(out).info(), "status": "interrupted"}))
+    resumed = twoviews("resume", out)
+    assert resumed.code == 0, resumed.err
+    assert Run(out).info()["status"] == "finished"
 
 
-def arguments(teacher: Path, data: Path, out: Path, *, checkpoint_minutes: int) -> list[str]:
+def arguments(teacher: Path, data: Path, out: Path, test: Path, *, checkpoint_minutes: int) -> list[str]:
     settings = [
         f"train.steps={STEPS}",
         f"train.checkpoint_minutes={checkpoint_minutes}",
@@ -172,16 +328,18 @@ def arguments(teacher: Path, data: Path, out: Path, *, checkpoint_minutes: int) 
         "train.device=cpu",
     ]
     options = [word for text in settings for word in ("--set", text)]
-    return ["distill", str(teacher), str(data), "--out", str(out), "--batch-size", "16", *options]
+    named = ["--out", str(out), "--test", str(test), "--batch-size", "16"]
+    return ["distill", str(teacher), str(data), *named, *options]
 
 
 def test_killed_and_resumed_to_the_same_bytes(
     place: Any, images: Callable[..., Path], tmp_path: Path, twoviews: Callable[..., Any], hasty: None
 ) -> None:
+    """And compared as it was asked for, also where the training had ended already."""
     data = images(tmp_path / "pool.npz", count=40, seed=5, classes=None)
     killed, whole = Run(tmp_path / "killed"), Run(tmp_path / "whole")
     process = subprocess.Popen(
-        [sys.executable, "-m", "twoviews", *arguments(place.run, data, killed.path, checkpoint_minutes=0)],
+        [sys.executable, "-m", "twoviews", *arguments(place.run, data, killed.path, place.test, checkpoint_minutes=0)],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         env={**os.environ, "PYTHONHASHSEED": "random"},
@@ -195,8 +353,10 @@ def test_killed_and_resumed_to_the_same_bytes(
     assert process.returncode == -signal.SIGKILL, output
     assert killed.info()["status"] == "running"
     assert not killed.classifier.exists()
-    assert twoviews("resume", killed.path).code == 0
-    assert twoviews(*arguments(place.run, data, whole.path, checkpoint_minutes=99)).code == 0
+    assert "distillation" not in killed.info()
+    resumed = twoviews("resume", killed.path)
+    assert resumed.code == 0
+    assert twoviews(*arguments(place.run, data, whole.path, place.test, checkpoint_minutes=99)).code == 0
     assert 0 < killed.info()["resumed_at"][0] < STEPS
     for file in (
         "encoder/model.safetensors",
@@ -206,15 +366,31 @@ def test_killed_and_resumed_to_the_same_bytes(
     ):
         assert (killed.path / file).read_bytes() == (whole.path / file).read_bytes(), file
 
+    wanted = whole.info()["distillation"]
+    wanted["student"]["run"] = str(killed.path)
+    written = killed.evaluation / "distillation.json"
+    assert killed.info()["distillation"] == json.loads(written.read_text()) == wanted
+    assert f"test accuracy on 40 items of {place.test}: " in resumed.err
+    before = {name: fact for name, fact in killed.info().items() if name != "distillation"}
+    killed.info_file.write_text(json.dumps(before))
+    written.unlink()
+    outcome = twoviews("resume", killed.path)
+    assert outcome.code == 0, outcome.err
+    assert "is finished already" in outcome.err
+    assert killed.info() == {**before, "distillation": wanted}
+    assert json.loads(written.read_text()) == wanted
+    asked = {**before["distillation_test"], "test": None}
+    killed.info_file.write_text(json.dumps({**before, "distillation_test": asked}))
+    outcome = twoviews("resume", killed.path)
+    assert outcome.code == 0, outcome.err
+    assert "was to be compared on data handed over in Python, which cannot be read again" in outcome.err
+    assert "distillation" not in killed.info()
+
 
 def test_another_teacher_is_not_gone_on_with(
     place: Any, images: Callable[..., Path], tmp_path: Path, twoviews: Callable[..., Any], tiny: list[str], hasty: None
 ) -> None:
-    teacher, out = tmp_path / "teacher", tmp_path / "run"
-    for part in ("encoder", "classifier"):
-        shutil.copytree(place.run / part, teacher / part)
-    for file in ("run.json", "config.toml"):
-        shutil.copy(place.run / file, teacher / file)
+    teacher, out = copy_of(place.run, tmp_path / "teacher"), tmp_path / "run"
     assert twoviews("distill", teacher, place.train, "--out", out, "--epochs", 1, "--batch-size", 16, *tiny).code == 0
     info = json.loads((out / "run.json").read_text())
     (out / "run.json").write_text(json.dumps({**info, "status": "interrupted"}))
@@ -224,6 +400,10 @@ def test_another_teacher_is_not_gone_on_with(
     outcome = twoviews("resume", out)
     assert outcome.code == 6
     assert f"the same bytes cannot be promised: teacher was {info['teacher']} and is " in outcome.err
+    heard = Heard()
+    (out / "run.json").write_text(json.dumps(info))
+    compare_with_teacher(Run(out), Run(teacher), place.test, narrator=heard)
+    assert f"the classifier of {teacher} is no longer the one that taught {out}" in heard.warned
 
 
 def test_errors(
@@ -262,7 +442,7 @@ def test_errors(
         "method.labelled_weight = 0.5, but the data has no labels": (
             *(place.run, blank, *quick, "--set", "method.labelled_weight=0.5"),
         ),
-        f"the labelled data has the classes a, zebra and the teacher {place.run} has a, b, c, d: they must be": (
+        f"{other} has classes that the teacher {place.run} does not know: zebra; its own: a, b, c, d": (
             *(place.run, other, *quick, "--set", "method.labelled_weight=0.5"),
         ),
         "option of method distillation": (place.run, place.train, *quick, "--set", "method.temprature=2"),

@@ -195,8 +195,15 @@ def compare_as_asked(run: Run, *, module: nn.Module | None = None, narrator: Nar
         return
     distributed.join()
     teacher = Run(asked["teacher"])
-    options = {"labels": asked["labels"], "download": asked["download"]}
-    found = compare_with_teacher(run, teacher, asked["test"], **options, module=module, narrator=narrator)
+    found = compare_with_teacher(
+        run,
+        teacher,
+        asked["test"],
+        labels=asked["labels"],
+        download=asked["download"],
+        module=module,
+        narrator=narrator,
+    )
     accuracies = " and ".join(f"{100 * found[name]['accuracy']:.1f} % of the {name}" for name in ("student", "teacher"))
     narrator.say(f"test accuracy on {found['n_test']:,} items of {found['test']}: {accuracies}")
 
