@@ -38,7 +38,9 @@ def main() -> None:
     o = parser.parse_args()
     teacher, student = Run(Path(o.runs) / "teacher"), Run(Path(o.runs) / "student")
     threads = ["--set", f"train.threads={o.threads}", "--seed", str(o.seed)]
-    updates = ["--set", f"evaluate.updates={o.updates}", "--set", f"evaluate.first_seed={o.seed}"]
+    # One rate for all, so that no labels are spent on choosing it.
+    updates = ["--set", "evaluate.lrs=[2e-3]", "--set", f"evaluate.updates={o.updates}"]
+    updates += ["--set", f"evaluate.first_seed={o.seed}"]
     labelled = ["--train", o.train, "--test", o.test, *LABELS]
     if not teacher.results.is_file():
         steps = ["--set", f"train.steps={o.steps}"]

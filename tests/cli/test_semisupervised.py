@@ -59,4 +59,5 @@ def test_stl10_semisupervised_from_end_to_end(tmp_path: Path, twoviews: Callable
         assert [row["epoch"] for row in curves if row["arm"] == arm] == [1, 2]
         assert all(row["val_accuracy"] is not None for row in curves if row["arm"] == arm)
     page = run.report.read_text()
-    assert "on-the-fly probe" in page
+    assert "Accuracy over the epochs" in page
+    assert "Linear probe during pretraining" in page

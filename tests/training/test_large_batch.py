@@ -1,6 +1,5 @@
 """Chunks and cached gradients against the graph of the whole batch, made in the plainest way."""
 
-import importlib
 from types import ModuleType
 from typing import Any
 
@@ -8,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from twoviews.compute import mixed_seed
 from twoviews.methods import Method
 from twoviews.training.large_batch import accumulate_gradients
 from twoviews.training.optim import build_optimizer, parameter_groups
@@ -17,16 +17,15 @@ BATCH, CHUNK = 1024, 64
 
 def one_shot(method: Method, views: list[Tensor], *, seed: int) -> Tensor:
     """The definition: every group projected with its graph, one comparison, one backward pass."""
-    mixed = importlib.import_module("twoviews.training.large_batch")._mixed
     parts, targets = [], []
     for index, start in enumerate(range(0, len(views[0]), CHUNK)):
-        torch.manual_seed(mixed(seed, index))  # the dropout of that group
+        torch.manual_seed(mixed_seed(seed, index))  # the dropout of that group
         group = [view[start : start + CHUNK] for view in views]
         parts.append(method.project(group))
         with torch.no_grad():
             targets.append(method.targets(group))
     joined = {name: torch.cat([part[name] for part in outputs]) for outputs in (parts, targets) for name in outputs[0]}
-    torch.manual_seed(mixed(seed, -1))
+    torch.manual_seed(mixed_seed(seed, -1))
     step = method.compare(joined)
     step.loss.backward()
     torch.manual_seed(seed)
