@@ -175,7 +175,7 @@ def test_recipes_that_the_docs_promise() -> None:
 def test_packaged_recipes_are_valid_and_say_what_they_are(name: str) -> None:
     from torch import nn
 
-    from twoviews.jobs.prepare import check_names
+    from twoviews.jobs.decide import check_names
 
     recipe = make_recipe(load_recipe(name), origin=name)
     check_names(recipe)

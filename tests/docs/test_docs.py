@@ -15,7 +15,7 @@ from twoviews.cli.commands import COMMANDS
 from twoviews.cli.parser import build_parser
 from twoviews.config import Recipe, make_recipe, parse_assignment
 from twoviews.encoders import build_encoder
-from twoviews.jobs.prepare import check_names
+from twoviews.jobs.decide import check_names
 from twoviews.methods import METHODS, build_method, method_options
 from twoviews.recipes import load_recipe, recipe_names, recipe_text
 from twoviews.training.large_batch import accumulate_gradients

@@ -10,7 +10,7 @@ import torch
 from twoviews.data.assemble import Storage
 from twoviews.data.corpus import load_corpus
 from twoviews.errors import ResourceError
-from twoviews.jobs import preflight, prepare
+from twoviews.jobs import decide, preflight, prepare
 from twoviews.jobs import pretrain as job
 from twoviews.jobs.parts import Parts
 from twoviews.jobs.resume import resume
@@ -50,7 +50,7 @@ def a_job(pool: Path, *, group: int = 4) -> Any:
     settings = {"method": {"name": "simclr"}, "encoder": {"name": "convnet_tiny"}, "train": {"batch_size": 32}}
     settings["train"] |= {"bn_group": group, "device": "cpu", "precision": "fp32", "threads": 1, "steps": 3}  # type: ignore[dict-item]
     config = job.make_recipe(settings)
-    config = prepare.decide(config, parts, storage=Storage(8, 1), asked_batch=True, narrator=Narrator())
+    config = decide.decide(config, parts, storage=Storage(8, 1), asked_batch=True, narrator=Narrator())
     return prepare.assemble(config, parts, encoder=None, narrator=Narrator())
 
 

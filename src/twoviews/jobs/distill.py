@@ -21,10 +21,10 @@ from twoviews.evaluation.features import fingerprint_module
 from twoviews.evaluation.finetune import class_scores
 from twoviews.evaluation.matched import METHOD, matched_interval
 from twoviews.jobs.classifier import load_classifier
+from twoviews.jobs.decide import AUTO, spec_text
 from twoviews.jobs.embed import Preprocessing
 from twoviews.jobs.online import batches
 from twoviews.jobs.parts import TRAIN
-from twoviews.jobs.prepare import AUTO, spec_text
 from twoviews.jobs.pretrain import pretrain
 from twoviews.jobs.reading import check_labelled_sources
 from twoviews.jobs.teacher import check_known, parameters

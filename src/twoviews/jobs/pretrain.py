@@ -12,18 +12,10 @@ from twoviews import distributed
 from twoviews.config import make_recipe, parse_assignment
 from twoviews.data.corpus import write_manifest, write_rejected
 from twoviews.data.source import Spec
+from twoviews.jobs.decide import AUTO, check_names, decide, spec_text, storage_of
 from twoviews.jobs.parts import part_labelled, write_parts
 from twoviews.jobs.preflight import fitting_micro_batch, measure, peak_memory_gb, told_what_fits
-from twoviews.jobs.prepare import (
-    AUTO,
-    assemble,
-    check_names,
-    decide,
-    evaluators_of,
-    some_samples,
-    spec_text,
-    storage_of,
-)
+from twoviews.jobs.prepare import assemble, evaluators_of, some_samples
 from twoviews.jobs.reading import check_labelled_sources, load_shared
 from twoviews.jobs.teacher import as_taught
 from twoviews.jobs.training import facts_of, finish, in_words

@@ -8,10 +8,11 @@ from torch import nn
 from twoviews import distributed
 from twoviews.config import make_recipe
 from twoviews.errors import RefusedError, UsageError
+from twoviews.jobs.decide import AUTO, decide_batch, storage_of
 from twoviews.jobs.distill import compare_as_asked
 from twoviews.jobs.parts import part_labelled
 from twoviews.jobs.preflight import fitting_micro_batch
-from twoviews.jobs.prepare import AUTO, assemble, decide_batch, evaluators_of, storage_of
+from twoviews.jobs.prepare import assemble, evaluators_of
 from twoviews.jobs.reading import load_shared
 from twoviews.jobs.teacher import as_taught
 from twoviews.jobs.training import facts_of, finish

@@ -6,7 +6,8 @@ from pathlib import Path
 from twoviews.config import make_recipe, parse_assignment
 from twoviews.data.source import Spec
 from twoviews.errors import ResourceError
-from twoviews.jobs.prepare import build_views, check_names, decide_views, some_samples, storage_of
+from twoviews.jobs.decide import check_names, decide_views, storage_of
+from twoviews.jobs.prepare import build_views, some_samples
 from twoviews.jobs.reading import load_shared
 from twoviews.narrate import Narrator
 from twoviews.recipes import load_recipe
