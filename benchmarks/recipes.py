@@ -78,7 +78,7 @@ def main() -> None:
         values = [seed["accuracy"][arm] for seed in seeds if arm in seed["accuracy"]]
         arms[arm] = {"mean": float(np.mean(values)), "spread": float(np.std(values, ddof=min(1, len(values) - 1)))}
     gap = None
-    if "finetune" in arms and "supervised" in arms:
+    if "finetune" in arms and "supervised" in arms and len(seeds) > 1:
         found = paired_interval([s["accuracy"]["finetune"] - s["accuracy"]["supervised"] for s in seeds])
         gap = {"mean": found.mean, "low": found.low, "high": found.high, "n": found.n}
     result = {
