@@ -10,10 +10,9 @@ from twoviews.evaluation.compare import (
     Fitted,
     Split,
     check_arms,
-    primary_arm,
     selection_budget,
-    verdict,
 )
+from twoviews.evaluation.verdict import primary_arm, verdict
 
 LABELS = np.arange(60) % 3
 

@@ -27,15 +27,14 @@ from twoviews.evaluation.compare import (
     check_arms,
     check_budgets,
     parse_budgets,
-    primary_arm,
     selection_budget,
-    verdict,
 )
 from twoviews.evaluation.features import Embeddings
 from twoviews.evaluation.finetune import Classifier, WithHead
 from twoviews.evaluation.gallery import build_gallery
 from twoviews.evaluation.metrics import classification_metrics, confusion, per_class
 from twoviews.evaluation.probe import LinearProbe
+from twoviews.evaluation.verdict import primary_arm, verdict
 from twoviews.jobs.arms import Arms
 from twoviews.jobs.classifier import save_classifier
 from twoviews.jobs.head import with_head
@@ -242,7 +241,7 @@ def _ship_classifier(room: Arms, comparison: Comparison, budgets: Sequence[Budge
             (room.run.evaluation / "predictions.csv").unlink(missing_ok=True)
         return None
     found = [key for key in comparison.shippable if key[0] in PRETRAINED_ARMS]
-    best = max(found, key=lambda key: comparison.val_accuracy.get(key, 0.0), default=None)
+    best = max(found, key=lambda key: comparison.val_scores.get(key, 0.0), default=None)
     if not len(room.data.val):
         primary = primary_arm(comparison, budgets)
         best = max((key for key in found if key[0] == primary), key=lambda key: budgets.index(key[1]), default=None)
@@ -257,7 +256,7 @@ def _ship_classifier(room: Arms, comparison: Comparison, budgets: Sequence[Budge
         return None
     key = best
     arm, budget, seed = key
-    accuracy = comparison.val_accuracy.get(key)
+    accuracy = comparison.val_scores.get(key)
     validated = {"val_accuracy": None if accuracy is None else round(accuracy, 4)}
     model = comparison.models.get(key)
     if model is not None:  # in the one process that fitted it
