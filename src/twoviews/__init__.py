@@ -19,6 +19,7 @@ _HOMES = {
     "Run": "twoviews.run",
     "TwoviewsError": "twoviews.errors",
     "build_encoder": "twoviews.encoders",
+    "compare_runs": "twoviews.jobs.compare",
     "distill": "twoviews.jobs.distill",
     "embed": "twoviews.jobs.embed",
     "evaluate": "twoviews.jobs.evaluate",
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from twoviews.errors import TwoviewsError
     from twoviews.evaluation.features import Embeddings
     from twoviews.jobs.classifier import predict
+    from twoviews.jobs.compare import compare_runs
     from twoviews.jobs.distill import distill
     from twoviews.jobs.embed import embed
     from twoviews.jobs.evaluate import evaluate
@@ -55,6 +57,7 @@ __all__ = [
     "TwoviewsError",
     "__version__",
     "build_encoder",
+    "compare_runs",
     "distill",
     "embed",
     "evaluate",

@@ -158,13 +158,27 @@ class Evaluate(Section):
     """The comparison that ends in the verdict."""
 
     arms: tuple[str, ...] | None = None
-    """What is compared; by default all arms but `linear-adam`."""
-    labels_per_class: str = "1,5,10,all"
-    """Label budgets."""
+    """What is compared; by default all arms but `linear-adam`, `distill` and `shuffled-linear`."""
+    references: tuple[str, ...] = ()
+    """Encoders that were not trained here, compared too: names of timm, local folders, other runs."""
+    metric: Literal["accuracy", "balanced_accuracy", "f1_macro"] = "accuracy"
+    """What settings are chosen by on validation, and what the verdict is given on."""
+    primary: str = "auto"
+    """The arm that the verdict holds against the baseline; by default the best pretrained one on validation."""
+    labels_per_class: str | None = None
+    """Label budgets; by default 1,2,5,10,20,50,100,all, as far as the classes reach."""
+    trained_at: str | None = None
+    """Those of them at which arms are trained; by default 1,10,100,all of the usual ones, or all that are named."""
     seeds: Count = 5
-    """Label subsets a budget."""
+    """Trainings a budget, each on a label subset of its own; all labels are one subset, on which they differ in their
+    start and views."""
+    subsets: Count | None = None
+    """Label subsets a budget for the arms on cached features: 20 by default, as many as `seeds` where these are fewer
+    than 5."""
     first_seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     """Of these subsets and of what is trained on them; the others follow."""
+    overlap: Literal["mark", "drop"] = "mark"
+    """Test items that the encoder was trained on, without their labels: stay and are told, or leave the test."""
     policy: str = "auto"
     """Augmentation of fine-tuning and of the supervised baseline, alike."""
     validation: Annotated[float, Field(ge=0, lt=1)] | None = None
@@ -186,6 +200,9 @@ class Evaluate(Section):
     lrs: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1e-3, 2e-3, 5e-3)
     """Peak learning rates that both trained arms choose from on validation."""
     fixed_lr: Positive = 2e-3
+    stop: Literal["last", "validation"] = "validation"
+    """Where several rates are tried: train to the last update, or to the point of the curve that was best on validation
+    in the trials, alike for all budgets and seeds of the arm."""
     finetune_from: Literal["h", "head"] = "h"
     """Fine-tuning keeps the encoder, or the encoder and the first layer of the projection head (SimCLR v2)."""
     encoder_lr_ratio: Fraction = 0.3
@@ -211,6 +228,8 @@ class Evaluate(Section):
     """Points of their curves. At the largest budget, seed 0, each point has the validation accuracy too."""
     all_limit: Count = 5000
     """With more labelled samples than this, "all" runs the arms on cached features only."""
+    distill_temperature: Positive = 1.0
+    """Of the arm `distill`: divides the teacher's logits before they become labels of the pool; below 1 sharpens."""
 
 
 class Recipe(Section):

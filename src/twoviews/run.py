@@ -89,6 +89,10 @@ class Run:
         return self.evaluation / "results.json"
 
     @property
+    def records(self) -> Path:
+        return self.evaluation / "records.jsonl"
+
+    @property
     def embeddings(self) -> Path:
         return self.path / "embeddings"
 

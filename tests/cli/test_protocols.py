@@ -46,15 +46,20 @@ def test_the_curves_of_the_largest_budget_are_followed_and_nothing_else_changes(
         if run and row["update"] <= run[-1]["update"]:
             run.clear()  # a trial
         run.append(row)
-    for (_, budget, seed), run in runs.items():
+    results = json.loads((place.run / "evaluation" / "results.json").read_text())
+    for (arm, budget, seed), run in runs.items():
         measured = [row["val_accuracy"] is not None for row in run]
-        assert measured == ([True] * 6 if (budget, seed) == (5, 0) else [False] * 5 + [True])
+        assert measured == ([True] * len(run) if (budget, seed) == (5, 0) else [False] * (len(run) - 1) + [True])
         assert [row["epoch"] for row in run] == [
-            round(16 * u / (4 * budget), 4) if budget == 1 else u for u in range(1, 7)
+            round(16 * u / (4 * budget), 4) if budget == 1 else u for u in range(1, len(run) + 1)
         ]
-    # Trials come first, and are not followed.
-    trials = [row for row in rows if row["labels_per_class"] == 5][: 2 * 3 * 6]
-    assert sum(row["val_accuracy"] is not None for row in trials) == 2 * 3
+        # Below 5 labels nothing is chosen, from there on an arm stops where its trials were best.
+        stop = results["protocol"]["settings"][arm]["setting"]["stop"]
+        assert len(run) == (6 if budget == 1 else round(6 * stop))
+    # Trials come first, and are followed: where to stop is chosen on them.
+    trials = rows[: 2 * 3 * 6]
+    assert {row["labels_per_class"] for row in trials} == {5}
+    assert all(row["val_accuracy"] is not None for row in trials)
 
 
 def test_tutorials_adam(evaluate: Evaluate, tmp_path: Path) -> None:
@@ -117,7 +122,10 @@ def test_nothing_held_out(evaluate: Evaluate, place: Any, twoviews: Callable[...
     assert "curves" not in protocol
     assert {
         arm: chosen["setting"] for arm, chosen in protocol["settings"].items() if chosen["setting"] is not None
-    } == {**{"linear": 0.3, "pixels-linear": 0.3, "linear-adam": 1e-3, "finetune": 2e-3, "supervised": 2e-3}}
+    } == {
+        **{"linear": 0.3, "pixels-linear": 0.3, "linear-adam": 1e-3},
+        **{arm: {"lr": 2e-3, "stop": 1.0} for arm in ("finetune", "supervised")},
+    }
     assert {row["n_val"] for row in results["rows"]} == {0}
     assert results["verdict"]["primary_arm"] == "finetune"
     shipped = results["classifier"]

@@ -9,7 +9,19 @@ import pytest
 
 import twoviews.evaluation as room
 
-MODULES = ("features", "gallery", "health", "knn", "matched", "metrics", "probe", "softmax", "statistics", "subsets")
+MODULES = (
+    "features",
+    "floors",
+    "gallery",
+    "health",
+    "knn",
+    "matched",
+    "metrics",
+    "probe",
+    "softmax",
+    "statistics",
+    "subsets",
+)
 
 
 @pytest.mark.parametrize("name", MODULES)

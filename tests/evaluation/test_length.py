@@ -38,8 +38,8 @@ def test_enough_time_cuts_nothing():
 
 def test_what_is_left_after_looking_is_shared_by_all_updates():
     seeds = [0, 1, 2]
-    pairs = 3 + 3 + 1  # of one arm; all labels are one subset
-    looked = (6 + 2 * pairs + 2 * 10) * (240 + 512) + 2 * pairs * 600
+    pairs = 3 * 3  # of one arm
+    looked = (6 + 2 * pairs + (6 + 2) * 10) * (240 + 512) + 2 * pairs * 600  # trials are followed on validation too
     seconds = (200.5 * (6 + 2 * pairs) * 0.05 + looked * 0.001) / 0.92
     found, kept, cut = fit_to_time(
         Length(300, 64), seeds, work_of(), seconds=seconds, per_update=0.05, per_sample=0.001
@@ -50,7 +50,7 @@ def test_what_is_left_after_looking_is_shared_by_all_updates():
 
 def test_passes_cost_by_their_labels():
     seeds = [0, 1]
-    once = 2 * (2 * 1 + 2 * 1 + 15) + 6 * 1  # 10 and 50 labels are a batch, 960 are fifteen
+    once = 2 * 2 * (1 + 1 + 15) + 6 * 1  # 10 and 50 labels are a batch, 960 are fifteen
     found, _, cut = fit_to_time(
         Length(20, 64, passes=True), seeds, work_of(), seconds=12.5 * once * 0.1 / 0.92, per_update=0.1, per_sample=0.0
     )
@@ -73,3 +73,5 @@ def test_seeds_go_before_a_training_is_none():
 def test_curves_are_followed_only_where_there_is_validation(val, points):
     work = work_of(val=val, trials=0, tried_at=None)
     assert work.samples([0]) == (2 * 3 + 2 * points) * (val + 512) + 2 * 3 * 600
+    tried = work_of(val=val)
+    assert tried.samples([0]) == (6 + 2 * 3 + (6 + 2) * points) * (val + 512) + 2 * 3 * 600

@@ -1,5 +1,10 @@
+import re
+from collections import Counter
+
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from twoviews.errors import DataError, UsageError
 from twoviews.evaluation.subsets import split_validation, subset
@@ -126,3 +131,91 @@ def test_no_part_is_held_out_on_request():
 def test_a_part_is_checked(part):
     with pytest.raises(UsageError, match=f"must be 0 or more and below 1, got {part}: 0.2 is a fifth, 0 is none"):
         split_validation(LABELS, seed=0, part=part)
+
+
+SAMPLES = st.lists(st.tuples(st.integers(-1, 3), st.one_of(st.none(), st.sampled_from("abcdefgh"))), min_size=2)
+
+
+@settings(deadline=None, max_examples=300)
+@given(samples=SAMPLES, fraction=st.floats(0.02, 0.9), seed=st.integers(0, 50))
+def test_no_group_is_on_two_sides(samples, fraction, seed):
+    labels, groups = np.array([label for label, _ in samples]), [group for _, group in samples]
+    if (labels < 0).all():
+        return
+    try:
+        train, validation = split_validation(labels, fraction=fraction, seed=seed, groups=groups)
+    except DataError as error:
+        found = re.search("no group can be held out .* group '(.)' holds all of class '(.)'", str(error))
+        assert found is not None
+        assert {groups[i] for i in np.flatnonzero(labels == int(found[2]))} == {found[1]}
+        return
+    sides = [{groups[i] for i in side if groups[i] is not None} for side in (train, validation)]
+    assert not sides[0] & sides[1]
+    assert set(labels[train]) == set(labels[labels >= 0])
+    np.testing.assert_array_equal(np.sort(np.concatenate([train, validation])), np.flatnonzero(labels >= 0))
+    assert (np.diff(train) > 0).all()
+    assert (np.diff(validation) > 0).all()
+    again = split_validation(labels, fraction=fraction, seed=seed, groups=groups)
+    np.testing.assert_array_equal(validation, again[1])
+
+
+def test_many_small_groups_are_as_good_as_none():
+    rng = np.random.default_rng(0)
+    labels = rng.permutation(np.repeat([0, 1, 2], [300, 200, 100]))
+    groups = [str(number) for number in rng.integers(0, 150, 600)]
+    for seed in range(5):
+        _, validation = split_validation(labels, seed=seed, groups=groups)
+        assert np.abs(np.bincount(labels[validation]) - [60, 40, 20]).max() <= 3
+    drawn = [frozenset(split_validation(labels, seed=seed, groups=groups)[1].tolist()) for seed in range(20)]
+    assert len(set(drawn)) == 20
+    times = Counter(groups[i] for validation in drawn for i in {groups[j]: j for j in validation}.values())
+    assert len(times) > 0.9 * len(set(groups))  # which groups are held out is a draw
+
+
+def test_groups_of_one_and_no_groups_change_nothing():
+    expected = split_validation(LABELS, seed=2)
+    for groups in (None, [None] * len(LABELS), [str(i) for i in range(len(LABELS))]):
+        for part, other in zip(expected, split_validation(LABELS, seed=2, groups=groups), strict=True):
+            np.testing.assert_array_equal(part, other)
+
+
+def test_groups_and_samples_without_one_share_the_burden():
+    labels = np.repeat([0, 1], 100)
+    groups = [f"{i // 5}" if i % 100 < 50 else None for i in range(200)]
+    for seed in range(5):
+        _, validation = split_validation(labels, seed=seed, groups=groups)
+        assert np.bincount(labels[validation]).tolist() == [20, 20]
+        assert sum(groups[i] is not None for i in validation) == 20
+
+
+def test_groups_larger_than_the_share_are_taken_whole():
+    labels = np.tile([0, 1], 20)
+    train, validation = split_validation(labels, seed=0, groups=["left"] * 20 + ["right"] * 20)
+    assert (len(train), len(validation)) == (20, 20)
+    # A class of two large groups gives one of them; the other classes keep to their shares.
+    labels = np.repeat([0, 1], [40, 100])
+    groups = [f"big{i // 20}" for i in range(40)] + [f"small{i // 2}" for i in range(100)]
+    _, validation = split_validation(labels, seed=0, groups=groups)
+    assert np.bincount(labels[validation]).tolist() == [20, 20]
+
+
+def test_a_class_of_one_group_stays_in_train():
+    labels = np.repeat([0, 1, 2], 20)
+    groups = [f"{i // 4}" for i in range(40)] + ["only"] * 20
+    train, validation = split_validation(labels, seed=0, groups=groups)
+    assert set(labels[validation]) == {0, 1}
+    assert (labels[train] == 2).sum() == 20
+
+
+def test_where_no_group_can_be_held_out_it_is_said():
+    words = (
+        r"no group can be held out for validation, as train needs every class: group 'p' holds all of class 'cat'; "
+        r"give validation data, or hold nothing out \(evaluate.validation = 0\)"
+    )
+    labels, groups = np.repeat([0, 1], 10), ["p"] * 10 + ["q"] * 10
+    with pytest.raises(DataError, match=words):
+        split_validation(labels, seed=0, groups=groups, classes=["cat", "dog"])
+    train, validation = split_validation(labels, seed=0, groups=groups, part=0)
+    assert (len(train), len(validation)) == (20, 0)
+    with pytest.raises(UsageError, match="need one group a sample, got 3 for 20 samples"):
+        split_validation(labels, seed=0, groups=["a"] * 3)

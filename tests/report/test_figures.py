@@ -5,7 +5,8 @@ from itertools import pairwise
 
 import pytest
 
-from twoviews.report.figures import Axis, Line, confusion_matrix, element, line_chart, linear_axis
+from twoviews.report.figures import Arrow, Axis, Line, element, line_chart, linear_axis
+from twoviews.report.matrices import confusion_matrix
 
 
 @pytest.mark.parametrize(
@@ -61,12 +62,42 @@ def test_confusion_counts_only_what_happened() -> None:
     ]
 
 
-def test_a_hundred_classes_stay_readable_and_small() -> None:
-    matrix = [[50 if i == j else 0 for j in range(100)] for i in range(100)]
-    drawn = confusion_matrix(matrix, [f"class {i}" for i in range(100)])
-    assert drawn.count("<rect") == 101
-    assert "<text" in drawn
-    assert len(drawn) < 40_000
+def test_many_classes_stay_readable_and_small() -> None:
+    matrix = [[50 if i == j else (i + j) % 3 for j in range(200)] for i in range(200)]
+    drawn = confusion_matrix(matrix, [f"class {i}" for i in range(200)])
+    assert drawn.count("<rect") == 1
+    assert 2 <= drawn.count("<path") <= 24
+    assert drawn.count("h4v4h-4z") == sum(value > 0 for row in matrix for value in row)
+    assert "predicted" in drawn
+    assert len(drawn) < 800_000
+
+
+def test_an_arrow_ends_where_its_goal_is() -> None:
+    axis = Axis(0.0, 10.0, ())
+    line = Line("a", "s-linear", ((0.0, 5.0), (10.0, 5.0)))
+    arrows = [
+        Arrow((0.0, 5.0), 10.0, "4.2×", "needs 420"),
+        Arrow((5.0, 5.0), 10.0, ">2×", "needs more", beyond=True),
+        Arrow((9.8, 5.0), 10.0, "1.0×", "too short to be drawn"),
+    ]
+    drawn = line_chart([line], x=axis, y=axis, width=154, height=154, right=10, label="", arrows=arrows)
+    assert 'class="shaft" d="M51.5 64H144"' in drawn
+    assert 'class="shaft beyond" d="M101.5 64H144"' in drawn
+    assert re.findall(r'class="arrow-text[^>]*>([^<]*)', drawn) == ["4.2×", "&gt;2×"]
+    assert "too short" not in drawn
+
+
+def test_ticks_of_two_lines_make_room() -> None:
+    axis = Axis(0.0, 1.0, ((0.0, "10\n1"), (1.0, "1,000\nall")), "labels")
+    drawn = line_chart([Line("a", "s-knn", ((0.0, 0.0),))], x=axis, y=axis, width=300, height=200, label="")
+    assert re.findall(r'class="tick middle( second)?"[^>]*>([^<]*)', drawn) == [
+        ("", "10"),
+        (" second", "1"),
+        ("", "1,000"),
+        (" second", "all"),
+    ]
+    heights = [float(y) for y in re.findall(r'y="([\d.]+)"', drawn)]
+    assert max(heights) <= 200
 
 
 def test_elements_escape_attributes_and_text() -> None:

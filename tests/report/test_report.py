@@ -21,8 +21,8 @@ from twoviews.report import write_report
 
 HOSTILE = '"><img src=x onerror=alert(1)>.png'
 SECTIONS = (
-    *("labels", "results", "training", "views", "classifier"),
-    *("neighbours", "map", "health", "derived", "provenance", "rejected"),
+    *("labels", "comparison", "results", "training", "views", "classifier", "neighbours", "map", "health"),
+    *("tried", "protocol", "derived", "provenance", "rejected"),
 )
 Edit = Callable[[Path, dict[str, Any]], None]
 
@@ -73,7 +73,7 @@ def test_every_part_has_its_section_in_order(run_dir: Path) -> None:
         ("metrics.jsonl", {"health"}),
         ("rejected.csv", {"rejected"}),
         ("views.png", {"views"}),
-        ("evaluation/results.json", {"labels", "results", "classifier"}),
+        ("evaluation/results.json", {"labels", "comparison", "results", "classifier", "tried", "protocol"}),
         ("evaluation/curves.jsonl", set()),
         ("evaluation/gallery.json", {"neighbours", "map"}),
         ("evaluation/thumbnails.png", {"neighbours"}),
@@ -127,8 +127,8 @@ def test_the_table_holds_mean_and_deviation_over_seeds(run_dir: Path) -> None:
     ]
     (run_dir / "evaluation" / "results.json").write_text(json.dumps({"rows": rows}))
     html = page_of(run_dir).html
-    assert re.search(r">92\.0</span><small>± 2\.0 <span class=\"n\">n=3</span>", html)
-    assert re.search(r">25\.0</span><small>± 0\.0", html)
+    assert re.search(r">92\.0</span><small title=\"3 seeds\">± 2\.0</small>", html)
+    assert re.search(r">25\.0</span><small title=\"3 seeds\">± 0\.0", html)
     assert "balanced accuracy" not in html
 
 
@@ -154,9 +154,9 @@ def test_curves_show_the_runs_that_count_and_not_the_trials(run_dir: Path) -> No
     assert len(re.findall(r'points="\S+ \S+" data-name="fine-tuning, seed 0"', html)) == 1
 
 
-def test_nested_protocols_read_as_words(run_dir: Path) -> None:
-    words = page_of(run_dir).text("dd")
-    assert "linear: (setting: 0.01; trials: (setting: 0.01; val accuracy: 0.97), (setting: 0.1" in words
+def test_nested_protocols_read_as_words(run_dir: Path, edit: Edit) -> None:
+    edit(run_dir / "evaluation" / "results.json", {"protocol": {"batchnorm": {"samples": 512, "of": ["a", {"b": 1}]}}})
+    assert "samples: 512; of: a, (b: 1)" in page_of(run_dir).text("dd")
 
 
 def test_pretraining_is_drawn_against_chance(run_dir: Path) -> None:

@@ -1,14 +1,14 @@
 """One function a command."""
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from time import localtime, strftime
 from typing import Any
 
 from twoviews.cli.output import make_narrator, print_json, print_table
-from twoviews.cli.shown import show, show_distillation, show_list, show_results, show_scan
+from twoviews.cli.shown import show, show_compared, show_distillation, show_list, show_results, show_scan
 from twoviews.errors import RefusedError, UsageError
 from twoviews.launched import launched_rank
 from twoviews.narrate import Narrator
@@ -72,7 +72,15 @@ def resume(a: argparse.Namespace) -> None:
 
 
 def evaluate(a: argparse.Namespace) -> None:
-    results = _evaluate(a, a.run, train=a.train, minutes=a.minutes, exclude=a.exclude, narrator=_narrator(a))
+    results = _evaluate(
+        a,
+        a.run,
+        train=a.train,
+        minutes=a.minutes,
+        exclude=a.exclude,
+        settings=a.settings,
+        narrator=_narrator(a),
+    )
     show_results(results, a.run, as_json=a.json)
 
 
@@ -148,18 +156,28 @@ def report(a: argparse.Namespace) -> None:
     show({"report": str(write_report(Path(a.run), out=Path(a.out) if a.out else None))}, as_json=a.json)
 
 
+def compare(a: argparse.Namespace) -> None:
+    from twoviews.jobs.compare import compare_runs
+
+    found = compare_runs(a.runs, arm=a.arm, metric=a.metric, out=a.out, table=a.csv)
+    if a.json:
+        print_json(found)
+    else:
+        show_compared(found, written=[path for path in (a.csv, a.out) if path])
+
+
 def run(a: argparse.Namespace) -> None:
     from twoviews import distributed
     from twoviews.config import make_recipe, parse_assignment
-    from twoviews.jobs.evaluate import check_request, requested
     from twoviews.jobs.reading import check_labelled_sources
+    from twoviews.jobs.request import check_request
     from twoviews.jobs.run import labelled_with, run_all
     from twoviews.recipes import load_recipe
 
-    arms = a.arms.split(",") if a.arms else None
-    config = make_recipe(load_recipe(a.recipe), *map(parse_assignment, a.settings))
-    asked = requested(config, arms=arms, labels_per_class=a.labels_per_class, seeds=a.seeds)
-    check_request(arms=asked[0], labels_per_class=asked[1], seeds=asked[2])
+    asked = {"arms": _split(a.arms), "labels_per_class": a.labels_per_class, "seeds": a.seeds}
+    config = make_recipe(load_recipe(a.recipe), *map(parse_assignment, a.settings), {"evaluate": asked})
+    o = config.evaluate
+    check_request(arms=o.arms, labels_per_class=o.labels_per_class, seeds=o.seeds)
     labelled, train = labelled_with(config, a.train)
     distributed.join()
     with distributed.one_before_others():
@@ -241,6 +259,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "embed": embed,
     "predict": predict,
     "report": report,
+    "compare": compare,
     "run": run,
     "cache": cache,
     "recipes": recipes,
@@ -287,6 +306,7 @@ def _evaluate(
     train: Any,
     minutes: float | None,
     exclude: str | None = None,
+    settings: Sequence[str] = (),
     narrator: Narrator,
 ) -> dict[str, Any]:
     from twoviews.jobs.evaluate import evaluate as evaluate_run
@@ -296,12 +316,21 @@ def _evaluate(
         train=train,
         test=a.test,
         val=a.val,
-        arms=a.arms.split(",") if a.arms else None,
+        arms=_split(a.arms),
+        references=a.reference,
         labels_per_class=a.labels_per_class,
+        trained_at=a.trained_at,
         seeds=a.seeds,
+        subsets=a.subsets,
+        metric=a.metric,
         minutes=minutes,
         labels=a.labels,
         exclude=exclude,
+        settings=settings,
         download=a.download,
         narrator=narrator,
     )
+
+
+def _split(names: str | None) -> list[str] | None:
+    return names.split(",") if names else None

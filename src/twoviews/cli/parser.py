@@ -117,6 +117,7 @@ def build_parser() -> Parser:
     _evaluating(sub)
     _exclude(sub, "--train")
     sub.add_argument("--minutes", type=float, help="time for the whole comparison; what was cut is said")
+    _settings(sub)
     _devices(sub)
     _download(sub)
     _common(sub)
@@ -152,6 +153,18 @@ def build_parser() -> Parser:
     sub = command("report", "write the run's page", "twoviews report runs/a")
     sub.add_argument("run", metavar="RUN", help="run directory")
     sub.add_argument("--out", help="HTML file to write (default: RUN/report.html)")
+    _common(sub)
+
+    sub = command(
+        "compare",
+        "put several evaluated runs into one table, page and test",
+        "twoviews compare runs/simclr runs/vicreg --out compared.html",
+    )
+    sub.add_argument("runs", metavar="RUN", nargs="+", help="run directories; the others are held against the first")
+    sub.add_argument("--arm", help="what they are held against each other by (default: the first run's of its verdict)")
+    sub.add_argument("--metric", help="accuracy, balanced_accuracy or f1_macro (default: the first run's)")
+    sub.add_argument("--out", metavar="FILE", help="HTML file to write")
+    sub.add_argument("--csv", metavar="FILE", help="CSV file to write: a line a run, arm and number of labels")
     _common(sub)
 
     sub = command(
@@ -213,10 +226,20 @@ def _evaluating(sub: Parser) -> None:
     sub.add_argument(
         "--arms",
         help="comma-separated: knn,linear,finetune,supervised,random-linear,pixels-linear,pixels-knn (default: these), "
-        "linear-adam",
+        "linear-adam, distill, shuffled-linear",
     )
-    sub.add_argument("--labels-per-class", help="label budgets (default: the recipe's, else 1,5,10,all)")
-    sub.add_argument("--seeds", type=int, help="label subsets a budget (default: the recipe's, else 5)")
+    sub.add_argument(
+        "--reference",
+        action="append",
+        metavar="NAME",
+        help="compare with an encoder that was not trained here: a name of timm, a folder or file of weights, a run; "
+        "may be given several times",
+    )
+    sub.add_argument("--labels-per-class", help="label budgets (default: the recipe's, else 1,2,5,10,20,50,100,all)")
+    sub.add_argument("--trained-at", help="those at which arms are trained (default: all named, else 1,10,100,all)")
+    sub.add_argument("--seeds", type=int, help="trainings a budget (default: the recipe's, else 5)")
+    sub.add_argument("--subsets", type=int, help="label subsets a budget of arms on cached features (default: 20)")
+    sub.add_argument("--metric", help="accuracy, balanced_accuracy or f1_macro: for settings and verdict")
 
 
 def _data(sub: Parser, name: str, *, required: bool = False, text: str = DATA_HELP) -> None:

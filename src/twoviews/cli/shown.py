@@ -115,3 +115,39 @@ def show_results(results: dict[str, Any], run: Any, *, as_json: bool) -> None:
         print(f"cut: {text}")
     print(results["verdict"]["sentence"])
     print(f"report: {Path(str(getattr(run, 'path', run))) / 'report.html'}")
+
+
+def show_compared(found: dict[str, Any], *, written: Sequence[str]) -> None:
+    """Scores of several runs in %, a table an arm; then what holds in pairs."""
+    cells = {(row["arm"], row["run"], row["labels_per_class"]): row for row in found["rows"]}
+    print(f"test {found['metric'].replace('_', ' ')} in %, mean±sd over label subsets and trainings, by labels a class")
+    for arm in dict.fromkeys(row["arm"] for row in found["rows"]):
+        table = []
+        for run in dict.fromkeys(row["run"] for row in found["rows"] if row["arm"] == arm):
+            line: list[str] = [run]
+            for budget in found["budgets"]:
+                row = cells.get((arm, run, budget))
+                spread = f"±{100 * row['deviation']:.1f}" if row and row["deviation"] is not None else ""
+                line.append(f"{100 * row['mean']:.1f}{spread}" if row else "-")
+            table.append(line)
+        print_table([arm, *map(str, found["budgets"])], table, numbers=True)
+    if found["pairs"]:
+        pairs = [
+            (
+                pair["run"],
+                str(pair["labels_per_class"]),
+                f"{100 * pair['mean_difference']:+.1f}",
+                "-" if pair["low"] is None else f"{100 * pair['low']:+.1f} to {100 * pair['high']:+.1f}",
+                f"{pair['p_adjusted']:.2g}",
+                pair["conclusion"],
+            )
+            for pair in found["pairs"]
+        ]
+        title = f"{found['arm']}: points more than {found['against']}"
+        heads = ["run", "labels a class", "points", "95 %", "p (Holm)", "conclusion"]
+        print_table(heads, pairs, title=title, numbers=True)
+    for text in (*found["not_paired"], *(f"note: {note}" for note in found["notes"])):
+        print(text)
+    print(found["sentence"])
+    for path in written:
+        print(f"written: {path}")

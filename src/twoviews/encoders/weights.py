@@ -120,6 +120,15 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
+def refuse_pickle(path: Path) -> None:
+    """Raise RefusedError for a file whose name says that only pickle can read it."""
+    if path.suffix.lower() in _PICKLES:
+        raise RefusedError(
+            f"{path} may run code when read (pickle): convert it where you trust it, with "
+            "safetensors.torch.save_file(torch.load(FILE, weights_only=True), 'weights.safetensors')"
+        )
+
+
 def encoder_folder(folder: str | Path) -> Path:
     """The folder with `config.json`: `folder` itself, or its `encoder`. Errors: DataError when neither is."""
     for place in (Path(folder), Path(folder) / "encoder"):
@@ -152,11 +161,7 @@ def _public_state(encoder: Encoder) -> Mapping[str, Tensor]:
 
 def _weights_file(init: str | Path) -> Path:
     path = Path(init)
-    if path.suffix.lower() in _PICKLES:
-        raise RefusedError(
-            f"{path} may run code when read (pickle): convert it where you trust it, with "
-            "safetensors.torch.save_file(torch.load(FILE, weights_only=True), 'weights.safetensors')"
-        )
+    refuse_pickle(path)
     if path.is_dir():
         return encoder_folder(path) / "model.safetensors"
     if path.suffix.lower() == ".safetensors":

@@ -7,6 +7,8 @@ and in the encoder's rate.
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
+from typing import Any
 
 import numpy as np
 import torch
@@ -89,6 +91,8 @@ class FitPlan:
     warmup: float = 0.1
     points: int = 10
     """Of the curve, about: the updates between two are whole."""
+    stop: float = 1.0
+    """Part of the updates after which the training ends; the schedule is that of all of them."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +103,7 @@ class Point:
     epoch: float
     """Passes over the labelled samples by then; in whole batches, where a pass holds one."""
     train_loss: float
-    measured: float | None = None
+    measured: Any = None
 
 
 def fit_classifier(
@@ -111,9 +115,12 @@ def fit_classifier(
     views: Views,
     clean: Views,
     compute: Compute,
-    measure: Callable[[nn.Module], float] | None = None,
+    measure: Callable[[nn.Module], Any] | None = None,
+    targets: np.ndarray | None = None,
 ) -> list[Point]:
     """Train in place on `corpus[indices]`; returns the curve.
+
+    `targets`: probabilities (N, classes) of these samples, learned from in place of the corpus's labels.
 
     Every sample is seen equally often, each time with draws of its own. Afterwards BatchNorm's statistics are
     re-estimated on clean, unlabelled samples of the corpus: those of a few augmented samples would mislead the
@@ -125,14 +132,15 @@ def fit_classifier(
     optimizer = build_optimizer(groups, name=plan.optimizer, eps=plan.eps)
     classifier.train()
     every, a_pass = max(1, plan.updates // plan.points), updates_a_pass(len(indices), batch_size=plan.batch_size)
+    last = max(1, round(plan.stop * plan.updates))
     curve, losses = [], []
-    for update, rows, positions in _stream(len(indices), plan):
+    for update, rows, positions in islice(_stream(len(indices), plan), last):
         chosen = indices[rows]
         batch = fetch(corpus, chosen, device=compute.device)
         # Draws belong to the position in the stream, not to the sample: a sample twice in a batch differs.
         batch = Batch(batch.values, batch.sizes, torch.from_numpy(positions).to(compute.device))
         inputs = compute.arrange(views(batch, seed=plan.seed, epoch=0, views=[0])[0])
-        target = torch.from_numpy(corpus.labels[chosen]).to(compute.device)
+        target = torch.from_numpy(corpus.labels[chosen] if targets is None else targets[rows]).to(compute.device)
         for group in optimizer.param_groups:
             part = schedule(update, steps=plan.updates, warmup=plan.warmup, shape=plan.schedule)
             group["lr"] = plan.lr * group["lr_ratio"] * part
@@ -145,9 +153,9 @@ def fit_classifier(
         optimizer.step()
         losses.append(loss.detach())
         done = update + 1
-        if done % every == 0 or done == plan.updates:
+        if done % every == 0 or done == last:
             measured = None
-            if measure is not None and done < plan.updates:
+            if measure is not None and done < last:
                 with _as_evaluated(classifier, corpus, clean=clean, compute=compute):
                     measured = measure(classifier)
             curve.append(Point(done, done / a_pass, torch.stack(losses).mean().item(), measured))

@@ -2,29 +2,38 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
-from twoviews.data.checking.duplicates import near_duplicates
-from twoviews.data.checking.prints import SQUARE, corpus_hashes
-from twoviews.data.corpus import Corpus, read_csv, read_excluded
+from twoviews.data.corpus import Corpus, read_excluded
 from twoviews.data.source import Spec
 from twoviews.errors import DataError
 from twoviews.evaluation.compare import Split
 from twoviews.evaluation.subsets import split_validation
 from twoviews.jobs.embed import Preprocessing
+from twoviews.jobs.overlap import (
+    Seen,
+    apart_from_training,
+    group_names,
+    groups_in_words,
+    without_groups,
+    without_leaks,
+)
 from twoviews.jobs.parts import TRAIN, VALIDATION, read_parts
 from twoviews.jobs.reading import load_shared
 from twoviews.narrate import Narrator
 from twoviews.run import Run
 
-COPIES_ARE_RARE = 0.1
-"""Part of a set above which near duplicates are no copies but its nature, as of a camera that does not move."""
-
 
 @dataclass(frozen=True)
 class Labelled:
-    """The three labelled parts, with one list of classes."""
+    """The three labelled parts, with one list of classes.
+
+    `excluded`: what left a part, and why. `overlap`: how much of test was among the unlabelled images; `transductive`:
+    whether some of these stay in test. `groups`: what is known of them, and that none is on two sides.
+    `test_fingerprint`: of the labelled test images as they were read, before any left.
+    """
 
     train: Corpus
     val: Corpus
@@ -33,6 +42,9 @@ class Labelled:
     val_origin: str
     excluded: list[str]
     overlap: str
+    transductive: bool
+    groups: str
+    test_fingerprint: str
 
 
 def load_labelled(
@@ -45,20 +57,29 @@ def load_labelled(
     exclude: str | Path | None = None,
     part: float | None = None,
     split_seed: int = 0,
+    overlap: Literal["mark", "drop"] = "mark",
     download: bool,
     narrator: Narrator,
 ) -> Labelled:
     """Decode the labelled parts as the run's encoder wants them, and hold out validation where none is given.
 
     Without `train`, it is the labelled data that the run was trained on, and its validation. `part`, `split_seed`: how
-    much is held out and by which draw, as `split_validation` takes them. What lies in test as well leaves train and
-    validation. `labels`: a manifest joined to all parts by id. `exclude`: a CSV file with the ids of train that are
-    left out.
+    much is held out and by which draw, as `split_validation` takes them. `labels`: a manifest joined to all parts by
+    id. `exclude`: a CSV file with the ids of train that are left out. `overlap`: test items that were among the
+    unlabelled images are told, or dropped (`apart_from_training`).
 
-    Raises `DataError` for a part without labels, and for classes of val or test that train lacks.
+    What lies in test as well, as pixels or nearly, leaves train and validation; so does an item whose group is in
+    test. A group in train and in validation leaves train, as a given validation is a fixed measure; of labels that the
+    encoder was trained on, which has seen them anyway, it leaves validation. What is held out is held out by whole
+    groups. All is counted in `excluded`.
+
+    Raises `DataError` for a part without labels, for classes of val or test that train lacks, and where nothing is left
+    of a part or of a class of train.
     """
     parts: dict[str, Corpus] = {}
-    excluded = []
+    own: dict[str, Corpus] = {}
+    read: list[Seen] = []
+    excluded: list[str] = []
     storage = Preprocessing.of(run.encoder).storage
     if train is None:
         own = read_parts(run, storage=storage, download=download, narrator=narrator)
@@ -82,6 +103,7 @@ def load_labelled(
             download=download,
             narrator=narrator,
         )
+        read.append(Seen(corpus))
         labelled = np.flatnonzero(corpus.labels >= 0)
         if not len(labelled):
             raise DataError(
@@ -104,74 +126,87 @@ def load_labelled(
                     f"those of --train: {', '.join(classes[:10])}"
                 )
             parts[name] = parts[name].relabel(classes)
-    for name in ("train", "val"):
-        if name in parts:
-            parts[name], leaks = _without_leaks(parts[name], parts["test"], name=name)
-            excluded += leaks
-            for text in leaks:
-                narrator.warn(text)
+    seen = {name: Seen(corpus) for name, corpus in parts.items()}
+    fingerprint = parts["test"].fingerprint
+    own_train = train is None
+    apart = apart_from_training(
+        run,
+        seen["test"],
+        overlap=overlap,
+        read=[*seen.values(), *read],  # the first ones are looked at below too
+        learnt=Seen(own[TRAIN]) if own_train else None,
+        download=download,
+        narrator=narrator,
+    )
+    seen["test"] = apart.test
+    leaks = [*apart.excluded, *_part_ways(seen, own_train=own_train, one_list=labels is not None)]
+    for text in leaks:
+        narrator.warn(text)
+    excluded += leaks
+    for name, what in seen.items():
+        # Validation of labels that the encoder was trained on may end: nothing is chosen then.
+        if not len(what) and not (name == "val" and val is None):
+            raise DataError(f"no item of {name} is left, without {', '.join(leaks)}: give other data")
+    lost = np.setdiff1d(parts["train"].labels, seen["train"].corpus.labels)
+    if len(lost):
+        raise DataError(
+            f"no item of class {classes[lost[0]]!r} is left in train, without {', '.join(leaks)}: give other data"
+        )
+    parts = {name: part.corpus for name, part in seen.items()}
     if "val" not in parts:
         # What the run was trained on stays whole: its probe has seen all of it.
-        keep, held_out = split_validation(parts["train"].labels, seed=split_seed, part=0.0 if train is None else part)
-        origin = (
-            "a stratified fifth of train, at most 5,000" if part is None else f"a stratified {part:.0%} of train"
-        ) + f", held out before any subset is drawn: {len(held_out)} labels"
-        if not len(held_out):
-            origin = "none held out"
-        parts["val"] = parts["train"].select(held_out)
-        parts["train"] = parts["train"].select(keep)
+        share = 0.0 if own_train else part
+        parts["train"], parts["val"], origin = _hold_out(parts["train"], share, seed=split_seed, narrator=narrator)
+    elif not len(parts["val"]):
+        origin = f"none left of what was {origin}"
     split = Split(parts["train"].labels, parts["val"].labels, parts["test"].labels, classes)
     narrator.say(
         f"labelled: train {len(split.train):,}, validation {len(split.val):,} ({origin}), test {len(split.test):,}; "
         f"{len(classes)} classes"
     )
-    overlap = _overlap(run, parts["test"])
-    narrator.say(overlap)
-    return Labelled(parts["train"], parts["val"], parts["test"], split, origin, excluded, overlap)
+    groups = groups_in_words(parts["train"], parts["val"], parts["test"])
+    for text in (apart.words, groups):
+        narrator.say(text)
+    return Labelled(
+        parts["train"],
+        parts["val"],
+        parts["test"],
+        split,
+        origin,
+        excluded,
+        apart.words,
+        apart.transductive,
+        groups,
+        fingerprint,
+    )
 
 
-def _without_leaks(part: Corpus, test: Corpus, *, name: str) -> tuple[Corpus, list[str]]:
-    """The part without the pictures that lie in test too, and how many those were, in words."""
-    known = set(test.content_keys())
-    same = np.array([key in known for key in part.content_keys()], dtype=bool)
-    near = np.zeros(len(part), dtype=bool)
-    if min(part.values.shape[1:3]) >= SQUARE:  # smaller ones have too little to be recognised by
-        prints = (corpus_hashes(corpus.values, corpus.sizes) for corpus in (test, part))
-        near[[pair.second for pair in near_duplicates(next(prints), other=next(prints))]] = True
-    near &= ~same
-    words = [f"{int(same.sum())} items of {name} with the same pixels as an item of test"] if same.any() else []
-    if near.mean() > COPIES_ARE_RARE:
-        words.append(
-            f"none of the {int(near.sum())} items of {name} that resemble an item of test: too many to be copies"
-        )
-        near[:] = False
-    elif near.any():
-        words.append(f"{int(near.sum())} items of {name} nearly the same as an item of test")
-    if not words:
-        return part, []
-    kept = np.flatnonzero(~(same | near))
-    if not len(kept):
-        raise DataError(f"every item of --{name} {part.spec} lies in --test {test.spec} too: give other data")
-    return part.select(kept), words
+def _part_ways(seen: dict[str, Seen], *, own_train: bool, one_list: bool) -> list[str]:
+    """Take out of train and validation what may not be there, in place; how many those were, in words."""
+    leaks = []
+    for name in [name for name in ("train", "val") if name in seen]:
+        seen[name], words = without_leaks(seen[name], seen["test"], name=name)
+        leaks += words
+        seen[name], words = without_groups(seen[name], seen["test"], name=name, other_name="test", one_list=one_list)
+        leaks += words
+    if "val" in seen:
+        name, other, there = ("val", "train", "train") if own_train else ("train", "val", "validation")
+        seen[name], words = without_groups(seen[name], seen[other], name=name, other_name=there, one_list=one_list)
+        leaks += words
+    return leaks
 
 
-def _overlap(run: Run, test: Corpus) -> str:
-    """How many test items the encoder was trained on, without their labels, in words.
-
-    Raises `DataError` where it was trained with their labels.
-    """
-    rows = [row for path in (run.manifest, run.labelled) if path.is_file() for row in read_csv(path)]
-    pool = {row["content"] for row in rows if row.get("content")}
-    info = run.info()
-    stored = info["data"]
-    if not pool or tuple(stored[side] for side in ("height", "width", "channels")) != test.values.shape[1:]:
-        return "not known whether test items were among the unlabelled images"
-    count = sum(key.hex() in pool for key in test.content_keys())
-    if not count:
-        return "no test item was among the unlabelled images"
-    if info.get("labels_trained_on"):
-        raise DataError(
-            f"{count} of {len(test)} test items were among the images whose labels the encoder was trained on, so an "
-            "accuracy on them would mean nothing: train without them, or give another --test"
-        )
-    return f"{count} of {len(test)} test items were among the unlabelled images: the comparison is transductive"
+def _hold_out(train: Corpus, part: float | None, *, seed: int, narrator: Narrator) -> tuple[Corpus, Corpus, str]:
+    """What stays of train, validation, and where that comes from, in words."""
+    keep, held_out = split_validation(train.labels, seed=seed, part=part, groups=train.groups, classes=train.classes)
+    left, val = train.select(keep), train.select(held_out)
+    if not len(val):
+        return left, val, "none held out"
+    share = "a stratified fifth of train, at most 5,000" if part is None else f"a stratified {part:.0%} of train"
+    origin = f"{share}, held out before any subset is drawn: {len(val)} labels"
+    if whole := len(group_names(val)):
+        origin += f", by whole groups ({whole} of {whole + len(group_names(left))})"
+        if len(absent := np.setdiff1d(left.labels, val.labels)):
+            names = ", ".join(train.classes[i] for i in absent[:5])
+            narrator.warn(f"validation has no item of {names}: whole groups leave none to it")
+    return left, val, origin

@@ -55,18 +55,18 @@ class Work:
 
     def pairs(self, seeds: Sequence[int]) -> int:
         """Trainings of one arm on these seeds."""
-        return sum(len(seeds_of(budget, seeds)) for budget in self.labels)
+        return len(self.labels) * len(seeds)
 
     def units(self, length: Length, seeds: Sequence[int]) -> int:
         """Updates of everything, where `length.count` is 1."""
-        once = sum(length.cost(count) * len(seeds_of(budget, seeds)) for budget, count in self.labels.items())
+        once = sum(length.cost(count) * len(seeds) for count in self.labels.values())
         trial = length.cost(self.labels[self.tried_at]) if self.tried_at is not None else 0
         return self.trials * trial + self.arms * once
 
     def samples(self, seeds: Sequence[int]) -> int:
         """Samples that are only looked at: statistics, validation on the way and at the end, test."""
         pairs = self.arms * self.pairs(seeds)
-        followed = self.arms * self.points if self.val else 0
+        followed = (self.trials + self.arms) * self.points if self.val else 0
         return (self.trials + pairs + followed) * (self.val + STATISTICS_SAMPLES) + pairs * self.test
 
 
@@ -92,8 +92,3 @@ def fit_to_time(
     if fitting.count < asked:
         cut.append(f"{fitting.count} of at most {length} for fine-tuning and baseline alike, to keep to the time")
     return fitting, seeds[:kept], cut
-
-
-def seeds_of(budget: Budget, seeds: Sequence[int]) -> Sequence[int]:
-    """All labels are one subset, so one seed."""
-    return seeds[:1] if budget == "all" else seeds

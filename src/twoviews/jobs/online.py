@@ -102,7 +102,7 @@ def probe_evaluator(
     known = np.flatnonzero(labelled.labels >= 0)
     known = np.sort(np.random.default_rng(0).permutation(known)[:PROBE_SAMPLES])
     part = labelled.select(known)
-    train, held_out = split_validation(part.labels, seed=0)
+    train, held_out = split_validation(part.labels, seed=0, groups=part.groups, classes=part.classes)
     classes = len(part.classes)
 
     def evaluate(encoder: nn.Module) -> Iterable[tuple[str, float]]:

@@ -77,7 +77,9 @@ def part_labelled(
         if e.validation is None:
             parts = Parts(pool, known)
         else:
-            train, held_out = split_validation(known.labels, seed=e.split_seed, part=e.validation)
+            train, held_out = split_validation(
+                known.labels, seed=e.split_seed, part=e.validation, groups=known.groups, classes=known.classes
+            )
             parts = Parts(pool, known.select(train), known.select(held_out))
     else:
         return Parts(pool)

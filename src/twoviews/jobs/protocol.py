@@ -7,70 +7,127 @@ from twoviews.config import Evaluate
 from twoviews.evaluation.compare import FIXED_BELOW, Budget, Comparison
 from twoviews.jobs.arms import PIXEL_SIDE, Arms
 from twoviews.jobs.length import Length
-from twoviews.run import provenance
+from twoviews.jobs.request import subsets_of
 
 
 def protocol(
     room: Arms,
     comparison: Comparison,
     budgets: Sequence[Budget],
-    seeds: Sequence[int],
+    *,
     length: Length,
     trained: Sequence[str],
-    *,
-    seconds: float,
+    trained_budgets: Sequence[Budget],
 ) -> dict[str, Any]:
     """How the numbers came about."""
     o = room.options
     used = room.info.get("labels_trained_on")
     labels = f"with the labels of {used:,} images" if used else "without labels"
+    n_val = len(room.data.val)
+    trials = {name: len(found["trials"]) for name, found in comparison.chosen.items() if found["trials"]}
     words = {
         "train": room.data.train.spec,
         "test": room.data.test.spec,
         "validation": room.data.val_origin,
         "pool_overlap": room.data.overlap,
+        "groups": room.data.groups,
         "n_train_available": len(room.data.train),
-        "n_val": len(room.data.val),
+        "n_val": n_val,
         "n_test": len(room.data.test),
+        "metric": o.metric,
         "labels_per_class": list(budgets),
-        "seeds": len(seeds),
-        "subsets": "stratified, seeded, nested over budgets, the same for all arms; one seed at all labels",
+        "trained_at": list(trained_budgets) if trained else [],
+        "seeds": o.seeds,
+        "subsets_of_cached_arms": subsets_of(o),
+        "subsets": "stratified, seeded, nested over budgets, the same for all arms; all labels are one subset, on "
+        "which trained arms differ by start and views",
         "pretraining": f"run once, {labels}; only the label subsets and the classifiers are reseeded",
         "features": "h, the encoder's output, of one clean view; never the projection z",
         "knn": f"cosine, {o.knn_k} neighbours or all if fewer, weights exp(similarity / {o.knn_temperature:g})",
         "linear": "multinomial logistic regression by L-BFGS on standardised features; mean loss + strength x squared "
         "weights, intercept free, strength = penalty / labels",
-        "trained": _training(o, length, trained) if trained else "not run",
-        "batchnorm": "statistics re-estimated on 512 clean training samples without labels, in both trained arms alike",
+        "trained": _training(o, length, trained, stopped=n_val > 0) if trained else "not run",
+        "batchnorm": "statistics re-estimated on 512 clean training samples without labels, in all trained arms alike",
         "floors": f"random-linear: the same network with random weights; pixels: the clean view at "
-        f"{min(PIXEL_SIDE, room.clean.image_size)} px",
-        "selection": f"one setting an arm, on validation at the reference budget; below {FIXED_BELOW} labels a class "
-        "fixed beforehand (n_val = 0)"
-        if len(room.data.val)
+        f"{min(PIXEL_SIDE, room.ground.clean.image_size)} px; random guess and majority class: expected values",
+        "selection": f"one setting an arm, by {METRIC_NAMES[o.metric]} on validation at the reference budget; below "
+        f"{FIXED_BELOW} labels a class fixed beforehand (n_val = 0)"
+        if n_val
         else "nothing was selected, as there is no validation: settings were fixed beforehand (n_val = 0)",
+        "tried": trials,
         "settings": comparison.chosen,
-        "test_reads": "each arm's once, after its setting was chosen",
+        "statistics": "paired differences over seeds and test items: two-way random effects, each part with its own t "
+        "quantile (Banerjee 1960), 95 %; Holm over the budgets of the primary comparison, whose p counts once for each "
+        "arm that it was chosen among (docs/protocol.md)",
+        "primary": "named beforehand" if o.primary != "auto" else "the best pretrained arm on validation, before test",
         "metrics": "macro averages over classes; scikit-learn's definitions",
+        "calibration": "ECE over 15 bins of equal width; the temperature is fitted on validation",
         "encoder_hash": room.encoder_hash,
         "frozen": "a hash over weights and buffers was equal before and after the frozen arms",
-        "data_fingerprints": {n: c.fingerprint for n, c in room._parts().items()},
-        "seconds": round(seconds, 1),
-        "command": provenance()["command"],
+        "data_fingerprints": {n: c.fingerprint for n, c in room.ground.parts.items()},
     }
     if "linear-adam" in comparison.chosen:
         words["linear-adam"] = (
             f"softmax regression with Adam on the features as they are: {o.linear_epochs} passes in batches of "
             f"{o.linear_batch}, rate {o.linear_lr:g}, eps {o.eps:g}, Glorot's start, no penalty"
         )
-    if trained and len(room.data.val):
+    if "distill" in trained:
+        words["distill"] = (
+            "the fine-tuned classifier labels the images of the pool, clean views, temperature "
+            f"{o.distill_temperature:g}; a copy of it learns these labels on augmented views, for as many updates as "
+            "it had (self-distillation, Chen et al. 2020b)"
+        )
+    if trained and n_val:
         words["curves"] = (
             "validation accuracy on the way: at the largest budget, first seed, BatchNorm's statistics re-estimated "
             "for each point as at the end; an epoch is a pass over the labelled subset"
         )
+    words["paragraph"] = _paragraph(room, words, trained)
     return words
 
 
-def _training(o: Evaluate, length: Length, trained: Sequence[str]) -> str:
+METRIC_NAMES = {"accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "f1_macro": "macro F1"}
+
+
+def _paragraph(room: Arms, words: dict[str, Any], trained: Sequence[str]) -> str:
+    """For the methods section of a paper."""
+    o, encoder = room.options, room.info["encoder"]
+    used = room.info.get("labels_trained_on")
+    count = room.info["data"]["count"]
+    budgets = ", ".join(str(budget) for budget in words["labels_per_class"])
+    sentences = [
+        f"A {encoder['name']} was pretrained once on {count:,} images "
+        f"{f'and the labels of {used:,} of them' if used else 'without labels'} "
+        f"({room.config.method.name}, {room.info['epochs']:g} epochs).",
+        f"Classifiers were compared on stratified, nested subsets of {words['n_train_available']:,} labelled images "
+        f"with {budgets} labels a class, the same subsets for every arm, and tested on {words['n_test']:,} images.",
+        f"Arms on frozen features were fitted on {words['subsets_of_cached_arms']} subsets a budget"
+        + (f", arms that train an encoder on {o.seeds}, each from another seed." if trained else "."),
+    ]
+    if words["n_val"]:
+        sentences.append(
+            f"Each arm's setting was chosen once, by {METRIC_NAMES[o.metric]} on {words['n_val']:,} validation images "
+            f"(whose labels are not counted in the budgets), and below {FIXED_BELOW} labels a class fixed beforehand."
+        )
+    if trained:
+        sentences.append(f"{_training_sentence(words['trained'])}")
+    sentences.append(
+        f"Differences in {METRIC_NAMES[o.metric]} are paired over seeds and test images; 95 % intervals follow from a "
+        "two-way random-effects model (Dorfman et al. 1992; quantiles after Banerjee 1960), and p values were "
+        "corrected over budgets by Holm's method"
+        + (" and for the choice of the arm by Bonferroni's" if o.primary == "auto" else "")
+        + ". The test set was not used for any choice."
+    )
+    sentences.append(f"Regarding the pool: {words['pool_overlap']}.")
+    return " ".join(sentences)
+
+
+def _training_sentence(text: str) -> str:
+    name, colon, rest = text.partition(": ")
+    return f"Training of {name}{colon}{rest}."
+
+
+def _training(o: Evaluate, length: Length, trained: Sequence[str], *, stopped: bool) -> str:
     """How the trained arms were trained, in words."""
     name = {"adamw": "AdamW", "adam": "Adam"}[o.optimizer]
     usual = Evaluate()
@@ -84,8 +141,11 @@ def _training(o: Evaluate, length: Length, trained: Sequence[str]) -> str:
     }[o.head]
     if o.finetune_from == "head":
         head += "; fine-tuning keeps the first layer of the projection head below it"
+    # As `Comparison.choose` does: with one rate nothing is tried.
+    early = stopped and o.stop == "validation" and len(o.lrs) > 1
+    end = "stopped where validation was best in the trials, alike for all budgets and seeds" if early else "last update"
     return (
         f"{' and '.join(trained)}: {length} {'in batches of' if length.passes else 'of'} {o.batch_size} samples, "
-        f"{name}{eps}{decay}, {'warm-up and ' if o.warmup else ''}{rate}, views '{o.policy}', last update; "
+        f"{name}{eps}{decay}, {'warm-up and ' if o.warmup else ''}{rate}, views '{o.policy}', {end}; "
         f"the encoder's rate is {o.encoder_lr_ratio:g} of the head's in fine-tuning, 1 in the baseline; {head}"
     )

@@ -1,45 +1,15 @@
-"""From a run's records to its charts: which series, which axis, which words."""
+"""Training in charts, from a run's records: which series, which axis, which words."""
 
 import math
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from statistics import fmean, stdev
+from statistics import fmean
 
 from markupsafe import Markup
 
-from twoviews.report.figures import Axis, Line, Point, interval, line_chart, linear_axis, swatch
-from twoviews.report.parts import Comparison, CurvePoint, Metric, Row
-
-Budget = int | str
-
-
-@dataclass(frozen=True)
-class Arm:
-    """How an arm is named and drawn. Floors are what any method must beat."""
-
-    name: str
-    short: str
-    css: str
-    shape: str = ""
-    floor: bool = False
-
-
-ARMS = {
-    "linear": Arm("linear probe", "linear", "s-linear", "circle"),
-    "finetune": Arm("fine-tuning", "fine-tuned", "s-finetune", "square"),
-    "knn": Arm("nearest neighbours", "kNN", "s-knn", "diamond"),
-    "supervised": Arm("supervised only", "supervised", "s-supervised", "triangle"),
-    "linear-adam": Arm("linear layer with Adam", "linear Adam", "s-linear dash-1", "circle"),
-    "random-linear": Arm("random encoder + linear", "random", "s-floor dash-1", floor=True),
-    "pixels-linear": Arm("raw pixels + linear", "pixels", "s-floor dash-2", floor=True),
-    "pixels-knn": Arm("raw pixels + kNN", "pixels kNN", "s-floor dash-3", floor=True),
-}
-
-
-def arm_of(name: str) -> Arm:
-    """The arm of that name; one that this version does not know is drawn grey under its own name."""
-    return ARMS.get(name, Arm(name, name[:12], "s-floor", floor=True))
+from twoviews.report.arms import Budget, arm_of, budget_text, order_arms, order_budgets
+from twoviews.report.figures import Axis, Line, Point, line_chart, linear_axis
+from twoviews.report.parts import CurvePoint, Metric
 
 
 @dataclass(frozen=True)
@@ -56,114 +26,6 @@ class Panel:
     legend: tuple[tuple[Markup, str], ...] = ()
 
 
-@dataclass(frozen=True)
-class Spread:
-    """Mean, standard deviation (n - 1) and extremes of one score over the seeds."""
-
-    mean: float
-    deviation: float | None
-    low: float
-    high: float
-    n: int
-
-
-def order_arms(names: Iterable[str]) -> list[str]:
-    """Known arms in their reading order, then the others."""
-    present = set(names)
-    return [name for name in ARMS if name in present] + sorted(present - set(ARMS))
-
-
-def order_budgets(budgets: Iterable[Budget]) -> list[Budget]:
-    """Numbers of labels rising, "all" last."""
-    return sorted(set(budgets), key=lambda budget: math.inf if isinstance(budget, str) else budget)
-
-
-def spreads(rows: Sequence[Row], score: str) -> dict[tuple[str, Budget], Spread]:
-    """One `Spread` for each (arm, labels per class) that has that score."""
-    values: dict[tuple[str, Budget], list[float]] = defaultdict(list)
-    for row in rows:
-        value = getattr(row, score)
-        if value is not None:
-            values[row.arm, row.labels_per_class].append(value)
-    return {
-        key: Spread(fmean(v), stdev(v) if len(v) > 1 else None, min(v), max(v), len(v)) for key, v in values.items()
-    }
-
-
-def budget_text(budget: Budget) -> str:
-    """ "all labels", "1 label a class", "5 labels a class"."""
-    if isinstance(budget, str):
-        return "all labels"
-    return f"{budget:,} label{'' if budget == 1 else 's'} a class"
-
-
-def budget_panel(rows: Sequence[Row]) -> Panel | None:
-    """Accuracy over labels per class: a line an arm, the band from the lowest to the highest seed."""
-    found = spreads(rows, "accuracy")
-    if not found:
-        return None
-    budgets = order_budgets(budget for _, budget in found)
-    numbers = [budget for budget in budgets if isinstance(budget, int)]
-    places: dict[Budget, float] = {number: math.log10(max(number, 1)) for number in numbers}
-    last = max(places.values(), default=0.0)
-    step = max(0.3, last / max(len(numbers) - 1, 1)) if len(numbers) > 1 else 0.5
-    if "all" in budgets:
-        places["all"] = last + step
-    low_x, high_x = min(places.values()), max(places.values())
-    margin = 0.04 * (high_x - low_x) or 0.5
-    ticks = tuple((place, "all" if budget == "all" else f"{budget:,}") for budget, place in places.items())
-    x = Axis(low_x - margin, high_x + margin, ticks, "labels per class (log scale)")
-    low = min(spread.low for spread in found.values())
-    high = max(spread.high for spread in found.values())
-    y = linear_axis(low, min(1.0, high + 0.02), title="accuracy %", scale=100, count=8)
-    gap = last + step / 2 if "all" in budgets and numbers else None
-
-    def draw(width: int, height: int, right: int) -> Markup:
-        lines = []
-        for name in reversed(order_arms(arm for arm, _ in found)):
-            arm, points = arm_of(name), [(b, found[name, b]) for b in budgets if (name, b) in found]
-            lines.append(
-                Line(
-                    arm.name,
-                    arm.css,
-                    tuple((places[b], s.mean) for b, s in points),
-                    band=() if arm.floor else tuple((places[b], s.low, s.high) for b, s in points),
-                    titles=tuple(f"{arm.name}, {budget_text(b)}: {score_text(s)}" for b, s in points),
-                    end=arm.short,
-                    # A line of one point would be nothing at all.
-                    marker=arm.shape or ("circle" if len(points) == 1 else ""),
-                )
-            )
-        label = "accuracy in per cent over labels per class, one line for each arm; the table has the numbers"
-        return line_chart(lines, x=x, y=y, width=width, height=height, right=right, label=label, gap=gap)
-
-    return Panel("Accuracy by number of labels", draw(880, 440, 96), narrow=draw(372, 380, 76))
-
-
-def score_text(spread: Spread) -> str:
-    """ "93.1 ± 0.8 % (5 seeds)"."""
-    deviation = f" ± {100 * spread.deviation:.1f}" if spread.deviation is not None else ""
-    return f"{100 * spread.mean:.1f}{deviation} % ({spread.n} seed{'' if spread.n == 1 else 's'})"
-
-
-def legend(arms: Iterable[str]) -> list[tuple[Markup, str]]:
-    """(swatch, name) of each arm."""
-    return [(swatch(arm_of(name).css, arm_of(name).shape), arm_of(name).name) for name in order_arms(arms)]
-
-
-def comparison_bars(comparisons: Sequence[Comparison]) -> list[Markup]:
-    """One interval a comparison, all to one scale; empty markup where a number is missing."""
-    ends = [v for c in comparisons for v in (c.low, c.high, c.mean_difference) if v is not None]
-    reach = min(ends, default=0.0), max(ends, default=0.0)
-    reach = min(reach[0], 0.0), max(reach[1], 0.01)
-    return [
-        Markup()
-        if c.low is None or c.high is None or c.mean_difference is None
-        else interval(c.low, c.mean_difference, c.high, reach=reach)
-        for c in comparisons
-    ]
-
-
 def pretraining_panels(metrics: Sequence[Metric], *, chance_loss: float | None) -> list[Panel]:
     """Loss against chance, contrastive accuracy, and accuracy on labelled images on the way."""
     panels = []
@@ -171,11 +33,11 @@ def pretraining_panels(metrics: Sequence[Metric], *, chance_loss: float | None) 
     if loss:
         top = max([value for _, value in loss] + ([chance_loss] if chance_loss is not None else []))
         y = linear_axis(min(value for _, value in loss), top)
-        chance = None if chance_loss is None else (chance_loss, f"chance {chance_loss:.2f}")
+        chance = () if chance_loss is None else ((chance_loss, f"chance {chance_loss:.2f}"),)
         note = "The method's own loss."
-        if chance is not None:
+        if chance:
             note = "The method's own loss; below the dotted line it is better than that of guessing."
-        panels.append(_panel("Loss", [Line("loss", "s-linear", loss)], y, note + every, reference=chance))
+        panels.append(_panel("Loss", [Line("loss", "s-linear", loss)], y, note + every, levels=chance))
     accuracy, every = _thin(_series(metrics, lambda m: m.contrastive_accuracy))
     if accuracy:
         y = linear_axis(0.0, 1.0, scale=100)
@@ -277,13 +139,13 @@ def _panel(
     note: str,
     *,
     x_title: str = "step",
-    reference: tuple[float, str] | None = None,
+    levels: Sequence[tuple[float, str]] = (),
 ) -> Panel:
     high = max(px for line in lines for px, _ in line.points)
     x = linear_axis(0.0, max(high, 1.0), title=x_title, count=4)
     x = Axis(0.0, max(high, 1.0), tuple(t for t in x.ticks if t[0] <= high * 1.001), x_title)
     right = 56 if any(line.end for line in lines) else 14
-    chart = line_chart(lines, x=x, y=y, width=360, height=250, right=right, label=title, reference=reference)
+    chart = line_chart(lines, x=x, y=y, width=360, height=250, right=right, label=title, levels=levels)
     return Panel(title, chart, note)
 
 

@@ -5,7 +5,8 @@ from typing import Any
 
 from markupsafe import Markup
 
-from twoviews.report.charts import Arm, Budget, Panel, arm_of, budget_text, last_runs, order_budgets
+from twoviews.report.arms import Arm, Budget, arm_of, budget_text, order_budgets
+from twoviews.report.charts import Panel, last_runs
 from twoviews.report.figures import Axis, Line, Point, line_chart, linear_axis, swatch
 from twoviews.report.parts import CurvePoint, Info, Metric
 

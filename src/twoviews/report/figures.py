@@ -11,6 +11,9 @@ from markupsafe import Markup, escape
 
 Point = tuple[float, float]
 
+MARKER = 4.5
+"""Radius of a marker, in pixels."""
+
 _CORNERS = {
     "square": ((-0.9, -0.9), (0.9, -0.9), (0.9, 0.9), (-0.9, 0.9)),
     "diamond": ((0, -1.25), (1.25, 0), (0, 1.25), (-1.25, 0)),
@@ -36,7 +39,10 @@ class Axis:
 
 @dataclass(frozen=True)
 class Line:
-    """A series: name, CSS class, points, and for some a band (x, low, high), titled markers, an end text."""
+    """A series: name, CSS class, points, and for some a band (x, low, high), titled markers, an end text.
+
+    `whiskers`: (x, low, high) as thin upright lines; `sizes`: radii of the markers, in pixels.
+    """
 
     name: str
     css: str
@@ -45,11 +51,24 @@ class Line:
     titles: tuple[str, ...] = ()
     end: str = ""
     marker: str = ""
+    whiskers: tuple[tuple[float, float, float], ...] = ()
+    sizes: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class Arrow:
+    """From a point to the right, at one height; `beyond` ends it open: the goal lies further on."""
+
+    start: Point
+    stop: float
+    text: str
+    title: str
+    beyond: bool = False
 
 
 def element(name: str, attributes: Mapping[str, object], *children: str | Markup) -> Markup:
     """One element with every attribute and every child escaped that is not already markup."""
-    opened = "".join(f' {key}="{escape(_plain(value))}"' for key, value in attributes.items() if value is not None)
+    opened = "".join(f' {key}="{escape(plain(value))}"' for key, value in attributes.items() if value is not None)
     return Markup(f"<{name}{opened}>{''.join(escape(child) for child in children)}</{name}>")
 
 
@@ -77,17 +96,19 @@ def line_chart(
     height: int,
     label: str,
     right: int = 14,
-    reference: tuple[float, str] | None = None,
+    levels: Sequence[tuple[float, str]] = (),
+    arrows: Sequence[Arrow] = (),
     gap: float | None = None,
     aside: bool = False,
 ) -> Markup:
-    """Lines over a grid, with bands, markers, texts at the ends, a dotted reference level and an axis gap.
+    """Lines over a grid, with bands, markers, texts at the ends, dotted levels, arrows and an axis gap.
 
-    Titles of the axes stand below the one and on top of the other.
+    Titles of the axes stand below the one and on top of the other; a tick's text may have a second line.
     `right` is the margin in which the texts at the ends stand, with `aside` those of shorter lines too, which would lie
     on other lines; `gap` is an x at which the axis is broken.
     """
-    left, top, bottom = 44, 34 if y.title else 14, height - 40
+    left, top = 44, 34 if y.title else 14
+    bottom = height - (54 if any("\n" in text for _, text in x.ticks) else 40)
     stop = width - right
 
     def at(point: Point) -> Point:
@@ -96,37 +117,46 @@ def line_chart(
     parts = [_grid(x, y, left=left, top=top, bottom=bottom, stop=stop)]
     if gap is not None:
         where = x.place(gap, left, stop)
-        parts.append(_path(f"M{_plain(where - 6)} {bottom + 5}l4 -10m3 10l4 -10", "gap"))
-    if reference is not None:
-        level = y.place(reference[0], bottom, top)
-        parts.append(_path(f"M{left} {_plain(level)}H{stop}", "reference"))
-        parts.append(_text(reference[1], stop - 2, level - 5, "note end"))
+        parts.append(path(f"M{plain(where - 6)} {bottom + 5}l4 -10m3 10l4 -10", "gap"))
+    for value, words in levels:
+        level = y.place(value, bottom, top)
+        parts.append(path(f"M{left} {plain(level)}H{stop}", "reference"))
+        parts.append(written(words, stop - 2, level - 5, "note end"))
     for line in lines:
         if len(line.band) > 1:
             upper = [at((px, high)) for px, _, high in line.band]
             lower = [at((px, low)) for px, low, _ in reversed(line.band)]
-            parts.append(element("polygon", {"class": f"band {line.css}", "points": _points([*upper, *lower])}))
+            parts.append(element("polygon", {"class": f"band {line.css}", "points": _places([*upper, *lower])}))
         elif line.band and line.band[0][1] < line.band[0][2]:
             px, low, high = line.band[0]
             start, end = at((px, low)), at((px, high))
-            d = f"M{_points([start])}L{_points([end])}"
-            parts.append(_path(d, f"spread {line.css}"))
+            d = f"M{_places([start])}L{_places([end])}"
+            parts.append(path(d, f"spread {line.css}"))
+    for line in lines:
+        for px, low, high in line.whiskers:
+            upright = _places([at((px, low)), at((px, high))]).replace(" ", "L")
+            parts.append(path(f"M{upright}", f"hair {line.css}"))
     for index, line in enumerate(lines):
         places = [at(point) for point in line.points]
         drawn = {
             "class": f"line {line.css}",
-            "points": _points(places),
+            "points": _places(places),
             "data-name": line.name,
             "data-index": index,
         }
         parts.append(element("polyline", drawn))
         if line.marker or line.titles:
             titles = line.titles or ("",) * len(places)
-            marks = [marker(line.marker, p, css=line.css, title=t) for p, t in zip(places, titles, strict=True)]
+            sizes = line.sizes or (MARKER,) * len(places)
+            marks = [
+                marker(line.marker, place, css=line.css, title=title, size=size)
+                for place, title, size in zip(places, titles, sizes, strict=True)
+            ]
             parts.append(element("g", {"data-of": index}, *marks))
+    parts += [_arrow(arrow, at(arrow.start), x.place(arrow.stop, left, stop)) for arrow in arrows]
     ends = [(at(line.points[-1]), line) for line in lines if line.end and line.points]
     for height_at, (place, line) in zip(_spread([p[1] for p, _ in ends], top, bottom), ends, strict=True):
-        parts.append(_text(line.end, (stop if aside else place[0]) + 9, height_at + 4, f"end-label {line.css}"))
+        parts.append(written(line.end, (stop if aside else place[0]) + 9, height_at + 4, f"end-label {line.css}"))
     frame = {
         "class": "chart",
         "viewBox": f"0 0 {width} {height}",
@@ -140,13 +170,13 @@ def line_chart(
     return element("svg", frame, *parts)
 
 
-def marker(shape: str, place: Point, *, css: str, title: str = "", size: float = 4.5) -> Markup:
+def marker(shape: str, place: Point, *, css: str, title: str = "", size: float = MARKER) -> Markup:
     """A circle, square, diamond or triangle: shape doubles what colour says. "" is a title only."""
     px, py = place
     corners = [(px + size * dx, py + size * dy) for dx, dy in _CORNERS.get(shape, ())]
     inside = (element("title", {}, title),) if title else ()
     if corners:
-        return element("polygon", {"class": f"mark {css}", "points": _points(corners)}, *inside)
+        return element("polygon", {"class": f"mark {css}", "points": _places(corners)}, *inside)
     return element("circle", {"class": f"mark {css}" if shape else "hit", "cx": px, "cy": py, "r": size}, *inside)
 
 
@@ -162,71 +192,49 @@ def interval(low: float, mean: float, high: float, *, reach: tuple[float, float]
     axis = Axis(*reach, ())
     start, middle, stop = (axis.place(value, 6, 154) for value in (low, mean, high))
     parts = [
-        _path(f"M{_plain(axis.place(0.0, 6, 154))} 1V17", "axis"),
-        _path(f"M{_plain(start)} 9H{_plain(stop)}", "whisker"),
+        path(f"M{plain(axis.place(0.0, 6, 154))} 1V17", "axis"),
+        path(f"M{plain(start)} 9H{plain(stop)}", "whisker"),
         marker("circle", (middle, 9), css="s-difference", size=4),
     ]
     return element("svg", {"class": "interval", "viewBox": "0 0 160 18", "aria-hidden": "true"}, *parts)
-
-
-def confusion_matrix(matrix: Sequence[Sequence[int]], classes: Sequence[str]) -> Markup:
-    """Rows are true classes, columns predicted ones; the shade is the part of the row, the text the count."""
-    count = len(matrix)
-    names = [_short(classes[i] if i < len(classes) else str(i), 12) for i in range(count)]
-    named = count <= 40
-    longest = max((len(name) for name in names), default=0) if named else 0
-    room = 26 + 6.4 * longest
-    cell = max(7.0, min(34.0, 560 / max(count, 1)))
-    side = cell * count
-    parts: list[Markup] = [_text("predicted", room + side / 2, 12, "axis-title middle")]
-    parts.append(_turned("true", 10, room + side / 2, "axis-title middle", angle=-90))
-    parts.append(element("rect", {"class": "field", "x": room, "y": room, "width": side, "height": side}))
-    for i, row in enumerate(matrix):
-        total = sum(row)
-        middle = room + (i + 0.5) * cell
-        if named:
-            parts.append(_text(names[i], room - 6, middle + 4, "tick end"))
-            if longest <= 2:
-                parts.append(_text(names[i], middle, room - 7, "tick middle"))
-            else:
-                parts.append(_turned(names[i], middle + 4, room - 7, "tick", angle=-90))
-        for j, value in enumerate(row):
-            if not value or not total:
-                continue
-            part = value / total
-            box: dict[str, object] = {
-                "class": "cell" if i == j else "cell wrong",
-                "fill-opacity": f"{0.08 + 0.92 * part:.3f}",
-                "x": room + j * cell + 0.5,
-                "y": room + i * cell + 0.5,
-                "width": cell - 1,
-                "height": cell - 1,
-            }
-            true, predicted = (classes[k] if k < len(classes) else str(k) for k in (i, j))
-            title = f"true {true}, predicted {predicted}: {value} of {total}"
-            parts.append(element("rect", box, element("title", {}, title)))
-            if cell >= 17:
-                css = "count middle strong" if part > 0.5 else "count middle"
-                parts.append(_text(str(value), room + (j + 0.5) * cell, middle + 4, css))
-    frame = {"class": "confusion", "viewBox": f"0 0 {_plain(room + side + 2)} {_plain(room + side + 2)}"}
-    return element("svg", frame | {"role": "img", "aria-label": "confusion matrix"}, *parts)
 
 
 def _grid(x: Axis, y: Axis, *, left: int, top: int, bottom: int, stop: int) -> Markup:
     parts = []
     for value, text in y.ticks:
         level = y.place(value, bottom, top)
-        parts.append(_path(f"M{left} {_plain(level)}H{stop}", "grid"))
-        parts.append(_text(text, left - 7, level + 4, "tick end"))
+        parts.append(path(f"M{left} {plain(level)}H{stop}", "grid"))
+        parts.append(written(text, left - 7, level + 4, "tick end"))
     for value, text in x.ticks:
         where = x.place(value, left, stop)
-        parts.append(_path(f"M{_plain(where)} {bottom}v4", "axis"))
-        parts.append(_text(text, where, bottom + 18, "tick middle"))
-    parts.append(_path(f"M{left} {bottom}H{stop}", "axis"))
-    parts.append(_text(x.title, (left + stop) / 2, bottom + 35, "axis-title middle"))
+        first, _, second = text.partition("\n")
+        parts.append(path(f"M{plain(where)} {bottom}v4", "axis"))
+        if first:
+            parts.append(written(first, where, bottom + 18, "tick middle"))
+        if second:
+            parts.append(written(second, where, bottom + 32, "tick middle second"))
+    parts.append(path(f"M{left} {bottom}H{stop}", "axis"))
+    below = 49 if any("\n" in text for _, text in x.ticks) else 35
+    parts.append(written(x.title, (left + stop) / 2, bottom + below, "axis-title middle"))
     if y.title:
-        parts.append(_text(y.title, 2, 12, "axis-title"))
+        parts.append(written(y.title, 2, 12, "axis-title"))
     return Markup("").join(parts)
+
+
+def _arrow(arrow: Arrow, start: Point, stop: float) -> Markup:
+    """The arrow with its text above, where there is room for it; nothing where it would be shorter than its head."""
+    begin, level = start[0] + MARKER + 3, start[1]
+    if stop - begin < 8:
+        return Markup()
+    head = f"M{plain(stop - 6)} {plain(level - 4)}L{plain(stop)} {plain(level)}L{plain(stop - 6)} {plain(level + 4)}"
+    parts = [
+        element("title", {}, arrow.title),
+        path(f"M{plain(begin)} {plain(level)}H{plain(stop)}", "shaft beyond" if arrow.beyond else "shaft"),
+        path(head, "head"),
+    ]
+    if stop - begin > 6.6 * len(arrow.text):
+        parts.append(written(arrow.text, (begin + stop) / 2, level - 6, "arrow-text middle"))
+    return element("g", {"class": "arrow"}, *parts)
 
 
 def _spread(heights: Sequence[float], top: float, bottom: float) -> list[float]:
@@ -247,26 +255,25 @@ def _spread(heights: Sequence[float], top: float, bottom: float) -> list[float]:
     return [placed[i] for i in range(len(heights))]
 
 
-def _path(d: str, css: str) -> Markup:
+def path(d: str, css: str) -> Markup:
+    """A path."""
     return element("path", {"class": css, "d": d})
 
 
-def _text(text: str, x: float, y: float, css: str) -> Markup:
+def written(text: str, x: float, y: float, css: str) -> Markup:
+    """A text; `css` says how it is aligned."""
     return element("text", {"class": css, "x": x, "y": y}, text)
 
 
-def _turned(text: str, x: float, y: float, css: str, *, angle: int) -> Markup:
-    return element("text", {"class": css, "transform": f"translate({_plain(x)} {_plain(y)}) rotate({angle})"}, text)
+def turned(text: str, x: float, y: float, css: str, *, angle: int) -> Markup:
+    """A text that is turned around its start."""
+    return element("text", {"class": css, "transform": f"translate({plain(x)} {plain(y)}) rotate({angle})"}, text)
 
 
-def _points(places: Sequence[Point]) -> str:
-    return " ".join(f"{_plain(px)},{_plain(py)}" for px, py in places)
+def _places(places: Sequence[Point]) -> str:
+    return " ".join(f"{plain(px)},{plain(py)}" for px, py in places)
 
 
-def _short(text: str, length: int) -> str:
-    return text if len(text) <= length else text[: length - 1] + "…"
-
-
-def _plain(value: object) -> str:
+def plain(value: object) -> str:
     """One decimal is a tenth of a pixel: enough, and half the bytes."""
     return f"{value:.1f}".removesuffix(".0") if isinstance(value, float) else str(value)

@@ -3,7 +3,7 @@
 import math
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, model_validator
 
 
 def _finite_or_none(value: object) -> object:
@@ -87,81 +87,6 @@ class Metric(Part):
     online_knn: Number = None
     online_linear: Number = None
     online_probe: Number = None
-
-
-class Row(Part):
-    """One trained or fitted classifier of the comparison; scores are fractions of 1."""
-
-    arm: str
-    labels_per_class: int | Literal["all"]
-    seed: int | None = None
-    accuracy: Number = None
-    balanced_accuracy: Number = None
-    precision_macro: Number = None
-    recall_macro: Number = None
-    f1_macro: Number = None
-
-
-class Comparison(Part):
-    """Paired difference in accuracy, arm minus against, with its interval; fractions of 1."""
-
-    labels_per_class: int | Literal["all"]
-    arm: str
-    against: str
-    mean_difference: Number = None
-    low: Number = None
-    high: Number = None
-    n: int | None = None
-    conclusion: str = ""
-
-
-class Verdict(Part):
-    """The sentence, and what it rests on."""
-
-    sentence: str
-    primary_arm: str | None = None
-    comparisons: list[Comparison] = []
-
-
-class ClassScore(Part):
-    """Scores of one class on test."""
-
-    name: str = Field(alias="class")
-    precision: Number = None
-    recall: Number = None
-    f1: Number = None
-    support: int | None = None
-
-
-class Classifier(Part):
-    """The classifier that `predict` uses."""
-
-    arm: str | None = None
-    labels_per_class: int | Literal["all"] | None = None
-    accuracy: Number = None
-    precision_macro: Number = None
-    recall_macro: Number = None
-    f1_macro: Number = None
-    per_class: list[ClassScore] = []
-    confusion: list[list[int]] = []
-
-    @model_validator(mode="after")
-    def _square(self) -> "Classifier":
-        if any(len(row) != len(self.confusion) for row in self.confusion):
-            raise ValueError("the confusion matrix is not square")
-        return self
-
-
-class Results(Part):
-    """`evaluation/results.json`."""
-
-    rows: list[Row] = []
-    protocol: dict[str, Any] = {}
-    verdict: Verdict | None = None
-    classes: list[str] = []
-    classifier: Classifier | None = None
-    cut: list[Any] = []
-    excluded: list[Any] = []
 
 
 class CurvePoint(Part):

@@ -12,7 +12,8 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from twoviews.errors import DataError
-from twoviews.report.parts import CurvePoint, Gallery, Info, Metric, Part, Results
+from twoviews.report.parts import CurvePoint, Gallery, Info, Metric, Part
+from twoviews.report.results import Results
 from twoviews.run import Run
 
 REJECTED_SHOWN = 50

@@ -1,0 +1,365 @@
+"""What lies on two sides and may not: pictures of test in train or in the pool, groups in two parts of labelled data.
+
+Pictures are the same by their stored pixels, and nearly the same by prints of the whole image (`near_duplicates`),
+which need a side of 32 pixels. Test stays as it is where train can give way; what an encoder has learnt cannot.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from twoviews.config import make_recipe
+from twoviews.data.checking.duplicates import near_duplicates
+from twoviews.data.checking.prints import SQUARE, Prints, corpus_hashes
+from twoviews.data.corpus import Corpus, read_csv
+from twoviews.data.source import Grouped, Spec, open_source
+from twoviews.errors import DataError, TwoviewsError
+from twoviews.jobs.decide import storage_of
+from twoviews.jobs.reading import load_shared
+from twoviews.narrate import Narrator
+from twoviews.run import Run
+
+COPIES_ARE_RARE = 0.1
+"""Part of a set above which near duplicates may be its nature, as of a camera that does not move."""
+
+POOL_LIMIT = 50_000
+"""Images of a pool above which near duplicates of test are not looked for: decoding and prints would take minutes."""
+
+Mask = NDArray[np.bool_]
+
+
+class Seen:
+    """A corpus and what its images are recognised by, computed once, when asked for."""
+
+    def __init__(self, corpus: Corpus) -> None:
+        self.corpus = corpus
+
+    def __len__(self) -> int:
+        return len(self.corpus)
+
+    @cached_property
+    def keys(self) -> list[bytes]:
+        return self.corpus.content_keys()
+
+    @cached_property
+    def prints(self) -> Prints | None:
+        """None where images are so small that they have too little to be recognised by."""
+        values = self.corpus.values
+        return corpus_hashes(values, self.corpus.sizes) if min(values.shape[1:3]) >= SQUARE else None
+
+    @cached_property
+    def repeats_itself(self) -> bool:
+        """Whether near duplicates are this corpus's nature."""
+        if self.prints is None:
+            return False
+        alike = {row for pair in near_duplicates(self.prints) for row in (pair.first, pair.second)}
+        return len(alike) > COPIES_ARE_RARE * len(self)
+
+    def select(self, indices: NDArray[np.int64]) -> "Seen":
+        """The images at `indices`, with what is known of them."""
+        if len(indices) == len(self) and (indices == np.arange(len(self))).all():
+            return self
+        chosen = Seen(self.corpus.select(indices))
+        if "keys" in self.__dict__:
+            chosen.keys = [self.keys[i] for i in indices.tolist()]
+        if "prints" in self.__dict__ and self.prints is not None:
+            hashes, thumbs, aspects = self.prints
+            chosen.prints = Prints(hashes[indices], thumbs[indices], aspects[indices])
+        return chosen
+
+
+@dataclass(frozen=True)
+class Copies:
+    """Which of N images are in another set: `same` pixels, or else `near`. `alike`: how many resemble it by nature."""
+
+    same: Mask
+    near: Mask
+    alike: int
+
+
+def find_copies(part: Seen, *, of: Seen) -> Copies:
+    """Which images of `part` are in `of`.
+
+    Where more than a tenth resembles the other set, and near duplicates are as common within one of both, they are its
+    nature: no copies are told from them then.
+    """
+    same = np.zeros(len(part), dtype=bool)
+    if part.corpus.values.shape[1:] == of.corpus.values.shape[1:]:
+        known = set(of.keys)
+        same[:] = [key in known for key in part.keys]
+    near = np.zeros(len(part), dtype=bool)
+    if part.prints is not None and of.prints is not None:
+        near[[pair.second for pair in near_duplicates(of.prints, other=part.prints)]] = True
+    near &= ~same
+    if near.mean() > COPIES_ARE_RARE and (part.repeats_itself or of.repeats_itself):
+        return Copies(same, np.zeros_like(near), int(near.sum()))
+    return Copies(same, near, 0)
+
+
+def without_leaks(part: Seen, test: Seen, *, name: str) -> tuple[Seen, list[str]]:
+    """The part without the pictures that lie in test too, and how many those were, in words.
+
+    Raises `DataError` where nothing would be left.
+    """
+    found = find_copies(part, of=test)
+    words = []
+    if found.same.any():
+        words.append(f"{int(found.same.sum())} items of {name} with the same pixels as an item of test")
+    if found.alike:
+        words.append(f"none of the {found.alike} items of {name} that resemble an item of test: too many to be copies")
+    elif found.near.any():
+        words.append(f"{int(found.near.sum())} items of {name} nearly the same as an item of test")
+    kept = np.flatnonzero(~(found.same | found.near))
+    if not len(kept):
+        raise DataError(
+            f"every item of --{name} {part.corpus.spec} lies in --test {test.corpus.spec} too: give other data"
+        )
+    return part.select(kept), words
+
+
+def without_groups(
+    part: Seen, other: Seen, *, name: str, other_name: str, one_list: bool = False
+) -> tuple[Seen, list[str]]:
+    """The part without the items whose group is in `other` too, which may be all, and how many those were, in words.
+
+    Groups are told apart by name, whatever source they come from: where two sources merely number theirs, items leave
+    that need not, and the words say so. `one_list`: one file gave both their groups.
+    """
+    theirs = group_names(other.corpus)
+    mine = part.corpus.groups or ()
+    kept = np.array([i for i, group in enumerate(mine) if group not in theirs], np.int64)
+    shared = {group for group in mine if group is not None and group in theirs}
+    if not shared:
+        return part, []
+    one_list |= _base(part.corpus.spec) == _base(other.corpus.spec)
+    them = "a group that is" if len(shared) == 1 else f"{len(shared)} groups that are"
+    words = f"{len(part) - len(kept)} items of {name}, of {them} in {other_name} too"
+    if not one_list and all(group.isdigit() for group in shared):
+        words += " (by number: if the two sources count differently, give groups names)"
+    return part.select(kept), [words]
+
+
+def group_names(corpus: Corpus) -> set[str]:
+    """The groups that occur."""
+    return {group for group in corpus.groups or () if group is not None}
+
+
+def groups_in_words(train: Corpus, val: Corpus, test: Corpus) -> str:
+    """How many groups there are, that none is on two sides, and what that means for test."""
+    parts = (train, val, test)
+    names = [group_names(part) for part in parts]
+    if not any(names):
+        return "no group column: images are taken to be independent"
+    assert len(set.union(*names)) == sum(map(len, names)), "a group is on two sides"
+    words = f"{sum(map(len, names))} groups, none on two sides"
+    alone = sum(len(part) - sum(group is not None for group in part.groups or ()) for part in parts)
+    if alone:
+        words += f"; {alone} items without a group are taken to be independent"
+    grouped = sum(group is not None for group in test.groups or ())
+    if grouped > len(names[2]):
+        words += (
+            f"; {grouped} test items come from {len(names[2])} groups, but intervals take test items to be independent"
+        )
+    return words
+
+
+@dataclass(frozen=True)
+class Apart:
+    """Test as it stays, what of it was in the pool, and what left it.
+
+    `words`: of the unlabelled images; `transductive`: whether some that were among them stay in test.
+    """
+
+    test: Seen
+    words: str
+    transductive: bool
+    excluded: list[str]
+
+
+def apart_from_training(
+    run: Run,
+    test: Seen,
+    *,
+    overlap: Literal["mark", "drop"] = "mark",
+    read: Sequence[Seen] = (),
+    learnt: Seen | None = None,
+    download: bool = False,
+    narrator: Narrator,
+) -> Apart:
+    """Hold test against the images that the run's encoder was trained on.
+
+    Unlabelled ones: `mark` tells how many of test they are, `drop` takes these out of test. The same pixels are found
+    by the keys of the run's manifest. Near duplicates need the pool itself: it is taken from `read` if it is among
+    them, else read again if it can be and has no more than `POOL_LIMIT` images; where it is not, the words say so.
+
+    What the encoder was trained on with labels leaves test in any case, and so do near duplicates (of `learnt`, the
+    labelled images, or of a pool whose labels were used) and items of a group with one of them: train without these
+    items would not help, the encoder has seen their labels.
+
+    Raises `DataError` where pixels of test were trained on with their labels and `overlap` is `mark`, and where no item
+    of test is left.
+    """
+    info = run.info()
+    count = len(test)
+    same, learnt_same = _by_keys(run, info, test)
+    told = same is not None
+    same = np.zeros(count, dtype=bool) if same is None else same
+    if learnt_same.any() and overlap == "mark":
+        raise DataError(
+            f"{int(learnt_same.sum())} of {count} test items were among the images whose labels the encoder was "
+            "trained on, so an accuracy on them would mean nothing: train without them, give another --test, or set "
+            "evaluate.overlap = drop"
+        )
+    near, alike, why_not = np.zeros(count, dtype=bool), 0, "images below 32 pixels have too little to be told by"
+    if test.prints is not None:
+        pool, why_not = _pool(run, info, read, download=download, narrator=narrator)
+        if pool is not None:
+            found = find_copies(test, of=pool)
+            near, alike = (found.near | found.same) & ~same, found.alike
+            why_not = "" if pool.prints is not None else "images below 32 pixels have too little to be told by"
+
+    # What was learnt with labels.
+    labels_used = bool(info.get("labels_trained_on"))
+    of_pool = labels_used and not run.labelled.is_file()
+    learnt_near = near.copy() if of_pool else np.zeros(count, dtype=bool)
+    if labels_used and learnt is not None:
+        found = find_copies(test, of=learnt)
+        learnt_near |= (found.near | found.same) & ~learnt_same
+    names = group_names(learnt.corpus) if labels_used and learnt is not None else set()
+    pool_names: set[str] = set()
+    if group_names(test.corpus):
+        pool_names = _pool_groups(run, download=download)
+        if of_pool:
+            names |= pool_names
+        elif labels_used and learnt is None:
+            names |= _labelled_groups(run, info, download=download)
+    mates = np.array([group is not None and group in names for group in test.corpus.groups or [None] * count], bool)
+
+    leaving = np.zeros(count, dtype=bool)
+    excluded = []
+    # Each item is counted where it is met first.
+    for mask, words in (
+        (learnt_same, "items of test whose labels the encoder was trained on"),
+        (learnt_near, "items of test nearly the same as an image whose labels the encoder was trained on"),
+        (mates, "items of test of a group with images whose labels the encoder was trained on"),
+        (same & (overlap == "drop"), "items of test that were among the unlabelled images"),
+        (near & (overlap == "drop"), "items of test nearly the same as one of the unlabelled images"),
+    ):
+        if (new := mask & ~leaving).any():
+            excluded.append(f"{int(new.sum())} {words}")
+            leaving |= new
+    if leaving.all():
+        raise DataError(
+            f"no item of --test {test.corpus.spec} is left without {' and '.join(excluded)}: give another --test"
+        )
+    kept = np.flatnonzero(~leaving)
+    transductive = bool((same | near)[kept].any())
+    words = _in_words(same, near, kept=kept, told=told, why_not=why_not)
+    if alike:
+        words += f"; {alike} test items resemble an unlabelled image, too many to be copies"
+    friends = sum(group is not None and group in pool_names for group in test.corpus.groups or ())
+    if friends:
+        words += f"; {friends} of {count} test items are of a group that the unlabelled images have too"
+    return Apart(test.select(kept), words, transductive, excluded)
+
+
+def _in_words(same: Mask, near: Mask, *, kept: NDArray[np.int64], told: bool, why_not: str) -> str:
+    """How much of test was among the unlabelled images."""
+    count = len(same)
+    unsure = f" (near duplicates were not looked for: {why_not})" if why_not else ""
+    if not told and why_not:
+        return "not known whether test items were among the unlabelled images"
+    if not (same | near).any():
+        if not told:
+            return "no test item is nearly the same as an unlabelled image; stored otherwise, pixels cannot be compared"
+        return f"no test item was among the unlabelled images{unsure}"
+    words = [f"{int(same.sum())} of {count} test items were among the unlabelled images"] if same.any() else []
+    if near.any():
+        more = "more" if words else f"of {count} test items"
+        words.append(f"{int(near.sum())} {more} were nearly the same as one of them")
+        if len(words) == 1:
+            words = [f"{int(near.sum())} of {count} test items were nearly the same as an unlabelled image"]
+    left = int((same | near)[kept].sum())
+    what = "the comparison is transductive" if left else f"they left test, {len(kept)} remain"
+    return f"{', '.join(words)}{unsure}: {what}"
+
+
+def _by_keys(run: Run, info: dict[str, Any], test: Seen) -> tuple[Mask | None, Mask]:
+    """Which test items were among the images of the run, if that can be told, and which of them with labels."""
+    pool, together = ([*read_csv(file)] if file.is_file() else [] for file in (run.manifest, run.labelled))
+    nobody = np.zeros(len(test), dtype=bool)
+    known = {row["content"] for row in (*pool, *together) if row.get("content")}
+    stored = info["data"]
+    if not known or tuple(stored[side] for side in ("height", "width", "channels")) != test.corpus.values.shape[1:]:
+        return None, nobody
+    keys = [key.hex() for key in test.keys]
+    same = np.array([key in known for key in keys], dtype=bool)
+    if not info.get("labels_trained_on"):
+        return same, nobody
+    # Where labelled data stands beside the pool, labels of the pool are not shown.
+    rows = together or [row for row in pool if row.get("label")]
+    own = {row["content"] for row in rows if row.get("content")}
+    return same, np.array([key in own for key in keys], dtype=bool)
+
+
+def _pool(
+    run: Run, info: dict[str, Any], read: Sequence[Seen], *, download: bool, narrator: Narrator
+) -> tuple[Seen | None, str]:
+    """The pool as it was trained on, or why it is not there."""
+    stored = info["data"]
+    for seen in read:
+        if seen.corpus.fingerprint == stored["fingerprint"]:
+            return seen, ""
+    if stored["count"] > POOL_LIMIT:
+        return None, f"the unlabelled images are more than {POOL_LIMIT:,}"
+    config = make_recipe(run.settings(), origin=str(run.config))
+    if config.data.source is None:
+        return None, "the unlabelled images were handed over in Python"
+    narrator.say("reading the unlabelled images again, to find near duplicates of test")
+    try:
+        pool = load_shared(
+            config.data.source, storage_of(config), exclude=config.data.exclude, download=download, narrator=narrator
+        )
+    except TwoviewsError:
+        return None, "the unlabelled images cannot be read again"
+    if pool.fingerprint != stored["fingerprint"]:
+        return None, "the unlabelled images have changed since"
+    return Seen(pool), ""
+
+
+def _pool_groups(run: Run, *, download: bool) -> set[str]:
+    """The groups of the unlabelled images, as far as their source can still be opened."""
+    config = make_recipe(run.settings(), origin=str(run.config))
+    if config.data.source is None or not run.manifest.is_file():
+        return set()
+    return _groups_of(config.data.source, {row["id"] for row in read_csv(run.manifest)}, None, download=download)
+
+
+def _labelled_groups(run: Run, info: dict[str, Any], *, download: bool) -> set[str]:
+    """The groups of the images that a run was trained on with labels, as far as their source can still be opened."""
+    facts = info.get("labelled") or {}
+    if facts.get("spec") is None or not run.labelled.is_file():
+        return set()
+    ids = {row["id"] for row in read_csv(run.labelled)}
+    return _groups_of(facts["spec"], ids, facts.get("labels"), download=download)
+
+
+def _groups_of(spec: Spec, ids: set[str], labels: str | Path | None, *, download: bool) -> set[str]:
+    """The groups of some items of a source; nothing is decoded."""
+    try:
+        source = open_source(spec, labels=labels, download=download)
+        if not isinstance(source, Grouped):
+            return set()
+        return {group for i, group in enumerate(source.groups) if group is not None and source[i].id in ids}
+    except TwoviewsError:
+        return set()
+
+
+def _base(spec: str) -> str:
+    """Without the split."""
+    return spec.rpartition(":")[0] or spec

@@ -1,0 +1,157 @@
+"""Two evaluated runs, held against each other: one arm, the same labels, the same test items."""
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from twoviews.errors import DataError, TwoviewsError
+from twoviews.evaluation.compare import Budget, is_trained
+from twoviews.evaluation.metrics import item_values, item_weight
+from twoviews.evaluation.statistics import conclusion, crossed_interval, holm
+from twoviews.jobs.records import Record, read_records
+from twoviews.run import Run
+
+WORDS = {"helps": "better", "hurts": "worse", "cannot tell": "cannot tell"}
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """A run with its results."""
+
+    name: str
+    run: Run
+    info: dict[str, Any]
+    settings: dict[str, Any]
+    results: dict[str, Any]
+
+    @property
+    def verdict(self) -> dict[str, Any]:
+        return self.results.get("verdict") or {}
+
+    @property
+    def metric(self) -> str:
+        return str(self.verdict.get("metric", "accuracy"))
+
+    @property
+    def arms(self) -> set[str]:
+        return {row["arm"] for row in self.results["rows"]}
+
+    def fingerprint(self, part: str) -> str | None:
+        """What identifies the labelled images of a part."""
+        found = (self.results.get("protocol") or {}).get("data_fingerprints") or {}
+        return found.get(part)
+
+
+def paired(runs: Sequence[Evaluated], arm: str, metric: str) -> tuple[list[dict[str, Any]], list[str]]:
+    """Each run less the first, at the budgets that both have; and who cannot be paired, with the reason."""
+    first, *others = runs
+    pairs: list[dict[str, Any]] = []
+    told: list[bool] = []
+    not_paired = []
+    for run in others:
+        try:
+            _require_alike(first, run)
+            ours, theirs = Answers(run, arm, metric), Answers(first, arm, metric)
+            if not np.array_equal(ours.labels, theirs.labels):
+                raise DataError("their test labels differ")
+            shared = [b for b in ours.budgets if set(ours.seeds(b)) & set(theirs.seeds(b))]
+            if not shared:
+                raise DataError(f"they share no seed of {arm} at any number of labels")
+        except TwoviewsError as error:
+            not_paired.append(f"{run.name} and {first.name} cannot be compared in pairs: {error}.")
+            continue
+        for budget in shared:
+            seeds = sorted(set(ours.seeds(budget)) & set(theirs.seeds(budget)))
+            differences = np.stack([ours.values(budget, s) - theirs.values(budget, s) for s in seeds])
+            interval = crossed_interval(differences, weight=ours.weight)
+            # One training a run leaves its luck out; a fit without chance has none.
+            told.append(interval.n > 1 or not is_trained(arm))
+            finite = bool(np.isfinite(interval.low))
+            pairs.append(
+                {
+                    "run": run.name,
+                    "against": first.name,
+                    "arm": arm,
+                    "labels_per_class": budget,
+                    "mean_difference": round(interval.mean, 6),
+                    "low": round(interval.low, 6) if finite else None,
+                    "high": round(interval.high, 6) if finite else None,
+                    "n": interval.n,
+                    "n_test": len(ours.labels),
+                    "p": float(f"{interval.p:.4g}"),
+                }
+            )
+    adjusted = iter(holm([pair["p"] for pair, sound in zip(pairs, told, strict=True) if sound]))
+    for pair, sound in zip(pairs, told, strict=True):
+        p = next(adjusted) if sound else 1.0
+        pair["p_adjusted"] = float(f"{p:.4g}")
+        pair["conclusion"] = WORDS[conclusion(pair["mean_difference"], p)]
+    return pairs, not_paired
+
+
+def _require_alike(first: Evaluated, run: Evaluated) -> None:
+    """Raise `DataError` with the reason why two runs answer different questions."""
+    if run.results.get("classes") != first.results.get("classes"):
+        raise DataError("their classes differ")
+    for part, what in (("test", "test"), ("train", "labelled training")):
+        mine, other = run.fingerprint(part), first.fingerprint(part)
+        if mine is None or mine != other:
+            raise DataError(
+                f"their {what} images are not known to be the same (other images, another order, or decoded in another "
+                "size or range)"
+            )
+
+
+class Answers:
+    """What a run's arm answered on test, fit by fit, as values of items. Raises `DataError` where that is not known."""
+
+    def __init__(self, run: Evaluated, arm: str, metric: str) -> None:
+        self.metric, self.count = metric, len(run.results["classes"])
+        self.labels = _labels(run)
+        try:
+            records = read_records(run.run)
+        except (KeyError, TypeError, ValueError) as error:
+            raise DataError(f"{run.run.records} cannot be read ({error}): evaluate {run.run.path} again") from None
+        self.records: dict[tuple[Budget, int], Record] = {(r.budget, r.seed): r for r in records if r.arm == arm}
+        if not self.records:
+            raise DataError(f"{run.name} has no records of single answers: evaluate {run.run.path} again")
+        self.weight = item_weight(self.labels, classes=self.count, metric=metric)
+        for (budget, seed), record in self.records.items():
+            told = record.row.get(metric)
+            if len(record.predicted) != len(self.labels) or (
+                isinstance(told, float) and abs(float(self.values(budget, seed).mean()) - told) > 1e-4
+            ):
+                raise DataError(f"the records of {run.name} do not fit its results: evaluate {run.run.path} again")
+
+    @property
+    def budgets(self) -> list[Budget]:
+        return sorted({budget for budget, _ in self.records}, key=place_of)
+
+    def seeds(self, budget: Budget) -> list[int]:
+        return [seed for b, seed in self.records if b == budget]
+
+    def values(self, budget: Budget, seed: int) -> npt.NDArray[np.float64]:
+        predicted = self.records[budget, seed].predicted
+        return item_values(self.labels, predicted, classes=self.count, metric=self.metric)
+
+
+def _labels(run: Evaluated) -> npt.NDArray[np.int64]:
+    """The test labels (N,), in the order of the answers."""
+    path = run.run.evaluation / "predictions.csv"
+    if not path.is_file():
+        raise DataError(f"{run.name} has no {path.name}, and so no labels of single test items")
+    numbers = {name: i for i, name in enumerate(run.results["classes"])}
+    try:
+        with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
+            return np.array([numbers[row["label"]] for row in csv.DictReader(file)], dtype=np.int64)
+    except (OSError, KeyError, csv.Error) as error:
+        raise DataError(f"{path} cannot be read ({error}): evaluate {run.run.path} again") from None
+
+
+def place_of(budget: Budget) -> tuple[bool, int]:
+    """What budgets are sorted by: rising, "all" last."""
+    return (True, 0) if isinstance(budget, str) else (False, budget)

@@ -1,0 +1,107 @@
+"""What a comparison leaves for use: the best classifier, its predictions on test, and pictures for the report."""
+
+import shutil
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+from twoviews import distributed
+from twoviews.errors import UsageError
+from twoviews.evaluation.compare import PRETRAINED_ARMS, Arm, Budget, Comparison, unpack
+from twoviews.evaluation.features import Embeddings
+from twoviews.evaluation.finetune import Classifier, WithHead
+from twoviews.evaluation.gallery import build_gallery
+from twoviews.evaluation.metrics import classification_metrics, confusion, per_class
+from twoviews.evaluation.probe import LinearProbe
+from twoviews.evaluation.verdict import primary_arm
+from twoviews.jobs.arms import Arms
+from twoviews.jobs.classifier import save_classifier
+from twoviews.run import Run, read_json, write_json, write_rows
+
+
+def ship_classifier(
+    room: Arms, comparison: Comparison, budgets: Sequence[Budget], arms: Mapping[str, Arm]
+) -> dict[str, Any] | None:
+    """Write the best model of the pretrained arms, and give its metrics; None where a student keeps its own.
+
+    Best on validation; without validation, that of the verdict's arm at the largest budget it reached. A model that was
+    fitted before an interruption is fitted again.
+    """
+    if _is_distilled(room.run):
+        room.narrator.say(f"{room.run.classifier} stays as distillation trained it: an evaluation writes none over it")
+        if distributed.is_main():
+            (room.run.evaluation / "predictions.csv").unlink(missing_ok=True)
+        return None
+    found = [key for key in comparison.shippable if key[0] in PRETRAINED_ARMS]
+    best = max(found, key=lambda key: comparison.val_scores.get(key, 0.0), default=None)
+    if not len(room.data.val):
+        primary = primary_arm(comparison, budgets)
+        best = max((key for key in found if key[0] == primary), key=lambda key: budgets.index(key[1]), default=None)
+    if best is None:  # one of an earlier evaluation would not fit these results
+        if distributed.is_main():
+            if room.run.classifier.exists():
+                room.narrator.warn(
+                    "these arms fit no classifier: that of an earlier evaluation is removed with its results"
+                )
+            shutil.rmtree(room.run.classifier, ignore_errors=True)
+            (room.run.evaluation / "predictions.csv").unlink(missing_ok=True)
+        return None
+    key = best
+    arm, budget, seed = key
+    accuracy = comparison.val_scores.get(key)
+    validated = {"val_accuracy": None if accuracy is None else round(accuracy, 4)}
+    if not any(distributed.exchange(key in comparison.models)) and distributed.is_main():
+        again = unpack(comparison.fit(arms[arm], budget, seed, keep_model=True)["predicted"])
+        if differing := int((again != comparison.predictions[key]).sum()):
+            room.narrator.warn(f"the classifier, fitted again, answers otherwise on {differing} test items")
+    distributed.barrier()
+    model = comparison.models.get(key)
+    if model is not None:  # in the one process that fitted it
+        save_classifier(
+            room.run.classifier,
+            probe=model if isinstance(model, LinearProbe) else None,
+            classifier=model if isinstance(model, Classifier) else None,
+            encoder=room.run.encoder,
+            head=room.run.head if isinstance(model, Classifier) and isinstance(model.encoder, WithHead) else None,
+            classes=room.data.split.classes,
+            facts={"arm": arm, "labels_per_class": budget, "seed": seed, **validated},
+        )
+    distributed.barrier()
+    predicted = comparison.predictions[key]
+    truth, classes = room.data.split.test, room.data.split.classes
+    return {
+        "arm": arm,
+        "labels_per_class": budget,
+        "seed": seed,
+        **validated,
+        **{n: round(v, 4) for n, v in classification_metrics(truth, predicted, classes=len(classes)).items()},
+        "per_class": per_class(truth, predicted, classes=list(classes)),
+        "confusion": confusion(truth, predicted, classes=len(classes)).tolist(),
+    }
+
+
+def _is_distilled(run: Run) -> bool:
+    """Whether the run's classifier is a student; one that cannot be read is not worth keeping."""
+    with suppress(UsageError):
+        return bool(read_json(run.classifier / "config.json").get("arm") == "distillation")
+    return False
+
+
+def write_pictures(room: Arms, comparison: Comparison, classifier: dict[str, Any] | None) -> None:
+    """Predictions and the gallery that the report shows."""
+    embedded: Embeddings = room.features["test"]
+    predicted = None
+    if classifier is not None:
+        predicted = comparison.predictions[classifier["arm"], classifier["labels_per_class"], classifier["seed"]]
+        names = room.data.split.classes
+        write_rows(
+            room.run.evaluation / "predictions.csv",
+            (
+                {"id": i, "label": names[t], "predicted": names[p]}
+                for i, t, p in zip(room.data.test.ids, room.data.split.test, predicted, strict=True)
+            ),
+            columns=["id", "label", "predicted"],
+        )
+    content, sprite = build_gallery(room.data.test.values, embedded, predicted, seed=0)
+    write_json(room.run.evaluation / "gallery.json", content)
+    sprite.save(room.run.evaluation / "thumbnails.png")
