@@ -14,6 +14,7 @@ from twoviews.cli.parser import build_parser
 FROZEN = """
 cache [remove NAME] --json --quiet
 check DATA --against --download --json --labels --out --quiet --run
+compare RUN --arm --csv --json --metric --out --quiet
 demo --json --out --overwrite --quiet
 distill TEACHER_RUN DATA --batch-size --devices --download --encoder --epochs --exclude --fraction --image-size --init \
 --json --labelled --labels --micro-batch --minutes --out* --overwrite --probe-data --quiet --recipe --seed --set --test

@@ -207,9 +207,10 @@ class TestSentence:
         assert found["sentence"] == (
             f"Self-supervision helped at 1 label a class ({points[0]}). It hurt at 100 labels a class ({points[2]}). "
             f"There is no clear difference at 10 labels a class ({points[1]}). With 3 labels it was better than "
-            "training from scratch with 300, the most that were tried. Compared: test accuracy of a linear probe on the "
-            "frozen encoder and of training from scratch on the same labels, ± a 95 % interval over 5 seeds and 300 test "
-            "images; what is said of the 3 budgets holds for all together (Holm). The encoder was pretrained once."
+            "training from scratch with 300, the most that were tried. Compared: test accuracy of a linear probe on "
+            "the frozen encoder and of training from scratch on the same labels, ± a 95 % interval over 5 seeds and "
+            "300 test images; what is said of the 3 budgets holds for all together (Holm). The encoder was pretrained "
+            "once."
         )
 
     def test_its_subject_is_what_it_credits(self):

@@ -51,9 +51,9 @@ def protocol(
         "floors": f"random-linear: the same network with random weights; pixels: the clean view at "
         f"{min(PIXEL_SIDE, room.ground.clean.image_size)} px; random guess and majority class: expected values",
         "selection": f"one setting an arm, by {METRIC_NAMES[o.metric]} on validation at the reference budget; below "
-        f"{FIXED_BELOW} labels a class fixed beforehand (n_val = 0)"
+        f"{FIXED_BELOW} labels a class fixed beforehand, without validation"
         if n_val
-        else "nothing was selected, as there is no validation: settings were fixed beforehand (n_val = 0)",
+        else "nothing was selected, as there is no validation: settings were fixed beforehand",
         "tried": trials,
         "settings": comparison.chosen,
         "statistics": "paired differences over seeds and test items: two-way random effects, each part with its own t "
