@@ -45,8 +45,10 @@ SHARED = 0.5
 
 @dataclass(frozen=True)
 class Case:
-    """The standard deviations of a world, in units of the latent value, and its test set. `equal`: as many of each
-    class, else in geometric proportions, the commonest 20 times the rarest."""
+    """The standard deviations of a world, in units of the latent value, its test set and what the verdict is asked for.
+
+    `equal`: as many of each class, else in geometric proportions, the commonest 20 times the rarest.
+    """
 
     name: str
     n_test: int
@@ -57,6 +59,7 @@ class Case:
     rest: float = 0.5
     equal: bool = True
     metric: str = "accuracy"
+    primary: str = "auto"
 
 
 def simulate(case: Case, gain: float, rng: np.random.Generator, *, budgets: Sequence[Budget] = BUDGETS) -> Comparison:
@@ -125,7 +128,6 @@ def measure(
     *,
     simulations: int,
     seed: int,
-    primary: str = "auto",
     budgets: Sequence[Budget] = BUDGETS,
 ) -> dict[str, Any]:
     """How the verdicts on many comparisons come out."""
@@ -133,7 +135,7 @@ def measure(
     helps = hurts = any_helps = covered = rows = others = 0
     false, widths = 0, []
     for _ in range(simulations):
-        found = verdict(simulate(case, gain, rng, budgets=budgets), budgets, primary=primary)
+        found = verdict(simulate(case, gain, rng, budgets=budgets), budgets, primary=case.primary)
         said = [row["conclusion"] for row in found["comparisons"]]
         helps, hurts = helps + said.count("helps"), hurts + said.count("hurts")
         any_helps += "helps" in said
@@ -167,6 +169,8 @@ NULL = (
     Case("usual", 2000),
     Case("much luck of training", 372, seed=0.3),
     Case("much luck of training", 2000, seed=0.3),
+    Case("arm named beforehand", 372, primary="finetune"),
+    Case("arm named beforehand, much luck", 2000, seed=0.3, primary="finetune"),
     Case("no luck of training", 372, seed=0.0),
     Case("much luck of subsets", 372, subset=0.5),
     Case("arms differ by item", 372, item_arm=1.0, rest=0.2),
@@ -177,6 +181,7 @@ NULL = (
 )
 GAINS = (
     *((Case("usual", n), 0.10) for n in (50, 100, 200, 372, 1000, 2000)),
+    *((Case("arm named beforehand", n, primary="finetune"), 0.10) for n in (100, 200, 372)),
     *((Case("some luck of training", n, seed=0.15), 0.10) for n in (372, 2000)),
     *((Case("usual", n), 0.05) for n in (372, 2000)),
 )

@@ -45,6 +45,9 @@ def refused(*layers: dict[str, Any], origin: str = "here") -> str:
         ("views.blur=2", r"views\.blur = 2: "),
         ("evaluate.lrs=[1e-3, nan]", r"evaluate\.lrs\.1 = nan: "),
         ("encoder.stem=big", r"encoder\.stem = 'big': "),
+        ("train.bn_group=1", r"train\.bn_group = 1: input should be greater than or equal to 2 or 'global'$"),
+        ("train.micro_batch=1", r"train\.micro_batch = 1: input should be greater than or equal to 2 or 'auto'$"),
+        ("views.local_scale=[0.1, -1]", r"views\.local_scale\.1 = -1: input should be greater than 0$"),
     ],
 )
 def test_wrong_values_are_named(assignment: str, message: str) -> None:
@@ -167,6 +170,20 @@ def test_a_path_in_text_is_a_file_and_a_name_is_not(tmp_path: Path) -> None:
         load_recipe("digit")
 
 
+def test_what_is_no_recipe_file_is_told_what_one_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mine.txt").write_text("[train]\nsteps = 4\n", encoding="utf-8")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "digits").mkdir()
+    monkeypatch.chdir(tmp_path)
+    for name in ("mine.txt", str(tmp_path / "mine.txt"), "runs/a"):
+        with pytest.raises(UsageError, match=f"unknown recipe '{name}': a recipe file ends in .toml, that of a run is"):
+            load_recipe(name)
+    for folder in ("run", Path("run"), str(tmp_path / "run")):
+        with pytest.raises(UsageError, match=r"is a folder: give a TOML file, of a run .*run/config\.toml"):
+            load_recipe(folder)
+    assert load_recipe("digits")["method"]["name"] == "simclr"  # a name that is known is one
+
+
 def test_recipes_that_the_docs_promise() -> None:
     assert {"default", "digits", "cifar10-cpu"} <= set(recipe_names())
 
@@ -214,6 +231,11 @@ class TestMethodOptions:
     def test_unknown_method(self) -> None:
         with pytest.raises(UsageError, match="unknown method 'simclrr': did you mean 'simclr'"):
             method_options("simclrr")
+
+    @pytest.mark.parametrize(("name", "near"), [("SimCLR", "simclr"), ("MoCo-v3", "moco_v3"), ("VICReg", "vicreg")])
+    def test_names_as_papers_write_them(self, name: str, near: str) -> None:
+        with pytest.raises(UsageError, match=f"unknown method '{name}': did you mean '{near}'"):
+            method_options(name)
 
     def test_options_are_the_keyword_arguments(self) -> None:
         assert method_options("simclr") == {

@@ -320,14 +320,34 @@ def _method_of(tables: Mapping[str, Any]) -> str:
 
 def _explain(error: ValidationError, origin: str) -> str:
     first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"])
+    where = _place(first["loc"])
     if first["type"] == "extra_forbidden":
         known = _known_keys(first["loc"][:-1])
         near = get_close_matches(str(first["loc"][-1]), known, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(known)}"
         return f"{origin}: unknown key {where!r}; {hint}"
-    message = first["msg"].removeprefix("Value error, ")
-    return f"{origin}: {where} = {first['input']!r}: {message[0].lower()}{message[1:]}"
+    # A value that may be of several types is refused by each of them.
+    messages = dict.fromkeys(
+        e["msg"].removeprefix("Value error, ") for e in error.errors() if _place(e["loc"]) == where
+    )
+    message, *others = messages
+    alternatives = "".join(f" or {other.removeprefix('Input should be ')}" for other in others)
+    return f"{origin}: {where} = {first['input']!r}: {message[0].lower()}{message[1:]}{alternatives}"
+
+
+def _place(path: tuple[int | str, ...]) -> str:
+    """The key, with the index in a list; without pydantic's names for the alternatives of a type."""
+    model: type[BaseModel] | None = Recipe
+    parts = []
+    for part in path:
+        if model is not None:
+            field = model.model_fields.get(str(part))
+            annotation = None if field is None else field.annotation
+            model = annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
+            parts.append(str(part))
+        elif isinstance(part, int):
+            parts.append(str(part))
+    return ".".join(parts)
 
 
 def _known_keys(path: tuple[int | str, ...]) -> list[str]:

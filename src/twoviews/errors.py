@@ -83,8 +83,9 @@ def unknown_name(what: str, name: str, known: Iterable[str]) -> UsageError:
     names = sorted(known)
     if not names:
         return UsageError(f"unknown {what} {name!r}: there is none")
-    near = get_close_matches(name, names, n=1, cutoff=0.5)
+    by_lower = {known.lower(): known for known in names}
+    near = get_close_matches(name.lower(), by_lower, n=1, cutoff=0.5)
     if near:
-        return UsageError(f"unknown {what} {name!r}: did you mean {near[0]!r}?")
+        return UsageError(f"unknown {what} {name!r}: did you mean {by_lower[near[0]]!r}?")
     shown = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
     return UsageError(f"unknown {what} {name!r}: choose one of {shown}")

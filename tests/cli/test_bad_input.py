@@ -284,8 +284,25 @@ class TestLabels:
         names = [f"many/{i}.png" for i in range(10)] + [f"few/{i}.png" for i in range(3)]
         data = draw(tmp_path / "labelled", *names)
         test = draw(tmp_path / "test", *names, first_seed=50)
-        outcome = self.evaluate(place, twoviews, "--labels-per-class", "5", "--val", data, train=data, test=test)
+        val = draw(tmp_path / "val", *names, first_seed=100)
+        outcome = self.evaluate(place, twoviews, "--labels-per-class", "5", "--val", val, train=data, test=test)
         refused(outcome, 3, "5 labels a class were asked for, but class 'few' has 3: ask for 3 or fewer")
+        assert "held out" not in outcome.err
+
+    def test_labels_that_validation_took(self, place: Any, twoviews: Command, tmp_path: Path) -> None:
+        names = [f"{name}/{i}.png" for name in "ab" for i in range(6)]
+        data = draw(tmp_path / "labelled", *names)
+        test = draw(tmp_path / "test", *names, first_seed=50)
+        options = ("--labels-per-class", "5", "--set", "evaluate.validation=0.34")
+        refused(
+            self.evaluate(place, twoviews, *options, train=data, test=test),
+            *(3, "but class 'a' has 4: ask for 4 or fewer (of 6, 2 are held out for validation)"),
+        )
+
+    def test_validation_that_lies_in_train(self, place: Any, twoviews: Command, tmp_path: Path) -> None:
+        again = shutil.copy(place.train, tmp_path / "again.npz")
+        words = f"every item of --train {place.train} lies in --val {again} too: give other data"
+        refused(self.evaluate(place, twoviews, "--val", again), 3, words)
 
     def test_no_labels(self, place: Any, twoviews: Command) -> None:
         for name in ("train", "test"):
@@ -299,11 +316,12 @@ class TestLabels:
     @pytest.mark.parametrize(
         ("options", "words"),
         [
+            (["--arms", ""], "no arm is named, got ''"),
             (["--arms", "knn,liner"], "unknown arm 'liner': did you mean 'linear'?"),
             (["--labels-per-class", "1,few"], "'few' is neither a positive whole number nor 'all'"),
             (["--labels-per-class", "0"], "'0' is neither a positive whole number nor 'all'"),
             (["--labels-per-class", ""], "write 1,5,10,all"),
-            (["--seeds", "0"], "a seed"),
+            (["--seeds", "0"], "--seeds must be 1 or more, got 0"),
             (["--minutes", "0"], "a positive time"),
             (["--minutes", "nan"], "a positive time"),
         ],

@@ -22,7 +22,7 @@ from twoviews.data.corpus import load_corpus
 from twoviews.errors import DataError
 from twoviews.jobs import pretrain
 from twoviews.jobs.classifier import load_classifier
-from twoviews.jobs.distill import compare_with_teacher
+from twoviews.jobs.distill import _stored_side, compare_with_teacher
 from twoviews.jobs.parts import Parts
 from twoviews.jobs.teacher import as_taught
 from twoviews.narrate import Narrator
@@ -454,6 +454,29 @@ def test_errors(
     outcome = twoviews("pretrain", place.train, *quick, "--set", "method.name=distillation")
     assert outcome.code == 2
     assert "method distillation needs a teacher and its classes: start it with twoviews distill" in outcome.err
+    # At once: before teacher and data are looked at.
+    outcome = twoviews("distill", tmp_path / "none", tmp_path / "none", *quick, "--set", "method.name=simclr")
+    assert outcome.code == 2
+    assert "method.name = 'simclr' learns nothing from a teacher: leave it out" in outcome.err
+
+
+def test_images_are_stored_for_the_size_of_the_student(place: Any) -> None:
+    narrator = Heard()
+
+    def stored(size: int, *settings: str) -> list[str]:
+        return _stored_side(Run(place.run), size, settings, narrator=narrator)
+
+    own = Run(place.run).settings()["data"]["cache_side"]
+    assert stored(8) == [f"data.cache_side={own}"]
+    assert narrator.said == []
+    assert stored(512) == ["data.cache_side=640"]
+    assert stored(8, "data.image_size=64") == ["data.cache_side=80"]
+    assert narrator.said == [
+        "data.cache_side = 640  (for 512 px; the teacher has 8 px)",
+        "data.cache_side = 80  (for 64 px; the teacher has 8 px)",
+    ]
+    stored(512, "data.cache_side=600")  # whose setting comes after
+    assert len(narrator.said) == 2
 
 
 def test_a_smaller_view_is_told(
@@ -463,6 +486,7 @@ def test_a_smaller_view_is_told(
     outcome = twoviews("distill", place.run, place.train, "--test", place.test, *quick)
     assert outcome.code == 0, outcome.err
     assert "the teacher was trained on 8 px and sees 6 px here" in outcome.err
+    assert Run(tmp_path / "run").settings()["data"]["cache_side"] == 8
     teacher, student = (Run(path).info() for path in (place.run, tmp_path / "run"))
     assert student["distillation"]["n_test"] == 40
     assert teacher["status"] == "finished"

@@ -64,6 +64,49 @@ def test_leaks_leave_train_and_are_counted(run: Path, tmp_path: Path, twoviews: 
     assert "3 items of train with the same pixels" in page
 
 
+def test_what_validation_has_leaves_train(run: Path, tmp_path: Path, twoviews: Command) -> None:
+    train, val, test = (
+        draw(tmp_path / name, range(first, first + 20)) for name, first in (("train", 0), ("val", 30), ("test", 60))
+    )
+    for seed in (30, 31, 32):
+        picture(seed).save(train / "a" / f"same-{seed}.bmp")
+    for seed in (33, 34):
+        picture(seed).resize((40, 40)).save(train / "b" / f"near-{seed}.jpg", quality=85)
+    # What is in all three leaves both.
+    for part in (train, val):
+        picture(60).save(part / "a" / "of-test.bmp")
+    outcome = twoviews("evaluate", run, "--train", train, "--val", val, "--test", test, *OPTIONS)
+    assert outcome.code == 0, outcome.err
+    results = outcome.json()
+    assert results["excluded"] == [
+        "1 items of train with the same pixels as an item of test",
+        "1 items of val with the same pixels as an item of test",
+        "3 items of train with the same pixels as an item of val",
+        "2 items of train nearly the same as an item of val",
+    ]
+    assert (results["protocol"]["n_train_available"], results["protocol"]["n_val"]) == (20, 20)
+
+
+def test_validation_gives_way_where_the_encoder_was_trained_on_train(
+    tmp_path: Path, twoviews: Command, tiny: list[str], hasty: None
+) -> None:
+    """The encoder has seen these labels: taking them out of train would not make validation blind."""
+    pool, train = draw(tmp_path / "pool", range(100, 112)), draw(tmp_path / "train", range(12))
+    val, test = draw(tmp_path / "val", range(8, 16)), draw(tmp_path / "test", range(60, 70))
+    options = ("--epochs", 1, "--batch-size", 12, "--encoder", "convnet_tiny", "--set", "train.labelled_batch=4", *tiny)
+    outcome = twoviews("pretrain", pool, "--labelled", train, "--out", tmp_path / "run", *options)
+    assert outcome.code == 0, outcome.err
+    outcome = twoviews("evaluate", tmp_path / "run", "--val", val, "--test", test, *OPTIONS)
+    assert outcome.code == 0, outcome.err
+    results = outcome.json()
+    assert results["excluded"] == ["4 items of val with the same pixels as an item of train"]
+    assert (results["protocol"]["n_train_available"], results["protocol"]["n_val"]) == (12, 4)
+    outcome = twoviews("evaluate", tmp_path / "run", "--val", train, "--test", test, *OPTIONS)
+    assert outcome.code == 3
+    assert "every item of --val" in outcome.err.splitlines()[-1]
+    assert "lies in --train" in outcome.err.splitlines()[-1]
+
+
 def test_a_camera_that_does_not_move_loses_nothing(run: Path, tmp_path: Path, twoviews: Command) -> None:
     """Where a large part resembles test, they are no copies."""
     scene = np.asarray(picture(7)).copy()

@@ -1,16 +1,20 @@
 """MoCo's queue and slow copy: order, wrap-around, exact mixing, what a data set allows, and going on from a state."""
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
+from twoviews.data.corpus import Corpus, load_corpus
+from twoviews.data.streams import Streams
 from twoviews.errors import UsageError
 from twoviews.methods import Method, MoCo, Pool
+from twoviews.methods.moco import own_keys
 from twoviews.training.large_batch import accumulate_gradients
 from twoviews.training.optim import build_optimizer, parameter_groups
 
@@ -136,27 +140,75 @@ def test_a_state_goes_on_to_the_same_bytes(make: Make, views: Views) -> None:
         assert torch.equal(state[name], tensor), name
 
 
+def blank(count: int) -> Corpus:
+    return load_corpus(np.zeros((count, 4, 4), np.uint8))
+
+
+STREAMS = [(60, 60, 30, 0, 0), (1198, 256, 599, 0, 0), (1198, 128, 700, 0, 0), (103, 10, 7, 0, 0)]
+STREAMS += [(90, 12, 40, 20, 4), (90, 12, 40, 8, 8), (40, 16, 10, 8, 4)]
+
+
+@pytest.mark.parametrize(("samples", "batch", "queue", "labelled", "labelled_batch"), STREAMS)
+def test_own_keys_are_those_that_the_order_of_training_brings(
+    samples: int, batch: int, queue: int, labelled: int, labelled_batch: int
+) -> None:
+    """Counted over epochs of the loop's own order of samples."""
+    pool = Pool(samples, labelled=labelled, batch=batch, labelled_batch=labelled_batch)
+    beside = blank(labelled) if labelled else None
+    streams = Streams(blank(samples), batch - labelled_batch, beside, labelled_batch)
+    kept: deque[int] = deque(maxlen=queue)
+    found = []
+    for step in range(200 * streams.steps_per_epoch):
+        numbers = streams.numbers(seed=1, step=step)
+        if labelled:  # each visit of a labelled image has a number of its own
+            numbers = np.where(numbers < samples, numbers, samples + (numbers - samples) % labelled)
+        if len(kept) == queue:
+            counts = Counter(kept)
+            found.append(sum(counts[item] for item in numbers.tolist()))
+        kept.extend(numbers.tolist())
+    epoch = streams.steps_per_epoch
+    whole = found[len(found) % epoch :]
+    expected = own_keys(queue, pool) * len(whole) * batch
+    assert sum(whole) == pytest.approx(expected, abs=4 * expected**0.5 + 0.02 * expected)
+
+
+def test_labels_of_the_pool_itself_are_no_stream_beside_it() -> None:
+    assert own_keys(30, Pool(60, labelled=60, classes=3, batch=20)) == own_keys(30, Pool(60, batch=20))
+
+
 @pytest.mark.parametrize(
-    ("samples", "size"), [(20_000, 4096), (8193, 4096), (8192, 4096), (8191, 4095), (9, 4), (2, 1)]
+    ("samples", "batch", "size"),
+    [(50_000, 512, 4096), (20_000, 256, 4096), (8192, 256, 3968), (1198, 128, 525), (1198, 256, 427), (60, 60, 7)],
 )
-def test_by_default_the_queue_is_half_the_pool_at_most(samples: int, size: int) -> None:
-    chosen = MoCo.suited({}, Pool(samples))
-    assert chosen["queue_size"][0] == size
-    assert f"{samples:,}" in chosen["queue_size"][1]
+def test_by_default_queries_seldom_find_their_own_image(samples: int, batch: int, size: int) -> None:
+    chosen, reason = MoCo.suited({}, Pool(samples, batch=batch))["queue_size"]
+    assert chosen == size
+    assert own_keys(size, Pool(samples, batch=batch)) <= 1 / 8
+    assert size == 4096 or own_keys(size + 1, Pool(samples, batch=batch)) > 1 / 8
+    assert size <= samples // 2
+    assert reason.startswith(f"{samples:,} images in batches of {batch}: a query finds 0.")
 
 
-@pytest.mark.parametrize("options", [{"queue_size": 10}, {"queue_size": 1, "momentum": 0.9}])
-def test_a_queue_that_fits_is_taken(options: dict[str, Any]) -> None:
-    assert MoCo.suited(options, Pool(20)) == {}
+def test_a_queue_has_a_key_however_small_the_pool() -> None:
+    assert MoCo.suited({}, Pool(2, batch=2))["queue_size"][0] == 1
 
 
-def test_a_queue_of_more_than_half_the_pool_is_refused() -> None:
+@pytest.mark.parametrize("options", [{"queue_size": 9}, {"queue_size": 1, "momentum": 0.9}])
+def test_a_queue_that_fits_is_taken_and_told(options: dict[str, Any]) -> None:
+    assert {name: value for name, (value, _) in MoCo.suited(options, Pool(20)).items()} == {
+        "queue_size": options["queue_size"]
+    }
+
+
+def test_a_queue_that_holds_the_images_of_the_batch_is_refused() -> None:
     with pytest.raises(UsageError) as raised:
-        MoCo.suited({"queue_size": 11}, Pool(20))
+        MoCo.suited({"queue_size": 599}, Pool(1198, batch=256))
     assert str(raised.value) == (
-        "method.queue_size = 11 is more than half of the 20 images, so the queue would hold many views of the "
-        "batch's own samples as negatives: give at most 10"
+        "method.queue_size = 599: with 1,198 images in batches of 256, a query would find 0.21 older keys of its own "
+        "image, in the mean, and push it away; 0.125 and half of the images are the limit: give at most 427, or a "
+        "smaller batch"
     )
+    MoCo.suited({"queue_size": 427}, Pool(1198, batch=256))
 
 
 @pytest.mark.parametrize(("option", "value"), [("queue_size", 0), ("momentum", 1.0), ("temperature", 0.0)])

@@ -1,7 +1,10 @@
 """Training on unlabelled and labelled images together: parts, on-the-fly probe, the same bytes after a stop."""
 
 import json
+import os
+import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +13,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from twoviews.data.corpus import read_csv
+from twoviews.config import make_recipe
+from twoviews.data.assemble import Storage
+from twoviews.data.corpus import load_corpus, read_csv
+from twoviews.data.streams import Streams
 from twoviews.errors import DataError, Interrupted, RefusedError, UsageError
+from twoviews.jobs.decide import check_names, decide_batch
 from twoviews.jobs.evaluate import evaluate
+from twoviews.jobs.parts import part_labelled
 from twoviews.jobs.resume import resume
 from twoviews.narrate import Narrator
 from twoviews.run import Run, read_lines
@@ -85,9 +93,6 @@ def test_the_same_bytes_after_a_stop(together: Run, start: Start, tmp_path: Path
 
     def stopping(*args: Any, **options: Any) -> Any:
         if options["step"] == 3:
-            import os
-            import signal
-
             os.kill(os.getpid(), signal.SIGINT)
         return original(*args, **options)
 
@@ -129,12 +134,18 @@ def test_without_labels_evaluate_wants_train(start: Start, tmp_path: Path, new_p
         (
             ("data.labelled=8", "train.labelled_batch=9"),
             UsageError,
-            "9 labelled samples in a batch of 16 cannot be",
+            "train.labelled_batch is 9, but there are 8 labelled images: give at most 8",
         ),
+        (
+            ("data.labelled=40", "train.labelled_batch=16"),
+            UsageError,
+            "train.labelled_batch is 16 in a batch of 16: at least 2 of it must be .* give at most 14, or a larger",
+        ),
+        (("data.labelled=40", "train.labelled_batch=300"), UsageError, "is 300 in a batch of 16"),
+        (("train.steps=2", "train.epochs=3"), UsageError, "give one of epochs, minutes and steps, not epochs and st"),
         (("data.labelled=8", "data.labelled_source=x.npz"), UsageError, "not both"),
         (("data.validation=8",), UsageError, "data.validation goes with data.labelled"),
         (("data.labelled=8", "evaluate.validation=0.2"), UsageError, "leave out evaluate's"),
-        (("train.minutes=1", "train.fraction=0.5"), UsageError, "give it or a time, not both"),
         (("views.local_size=4",), UsageError, "views.local_size is the side of local crops"),
         (("evaluate.arms=['finetun']",), UsageError, "did you mean 'finetune'"),
         (("method.name=supervised", "evaluate.finetune_from=head"), UsageError, "has no projection head"),
@@ -145,6 +156,11 @@ def test_without_labels_evaluate_wants_train(start: Start, tmp_path: Path, new_p
 def test_what_cannot_be(start: Start, tmp_path: Path, settings: tuple[str, ...], error: type, message: str) -> None:
     with pytest.raises(error, match=message):
         start(tmp_path / "run", *settings)
+
+
+def test_a_part_of_a_time_cannot_be() -> None:
+    with pytest.raises(UsageError, match="give it or a time, not both"):
+        check_names(make_recipe({"train": {"minutes": 1, "fraction": 0.5}}))
 
 
 @pytest.mark.parametrize("method", ["simclr", "byol", "moco"])
@@ -169,17 +185,13 @@ def test_fraction_shortens_the_schedule(start: Start, tmp_path: Path) -> None:
 
 
 def test_a_collapse_is_told_once_in_words_and_recorded(start: Start, tmp_path: Path, monkeypatch: Any) -> None:
-    said: list[str] = []
-
-    class Listener(Narrator):
-        def emit(self, text: str, *, style: str = "") -> None:
-            said.append(text)
-
+    narrator = Listener()
+    said = narrator.said
     healthy = start(tmp_path / "healthy", "method.name=simsiam")
     assert healthy.info()["collapse"] is None
     assert healthy.info()["health"].keys() == {"effective_rank", "spread", "projection_spread"}
     monkeypatch.setattr("twoviews.methods.simsiam.spread", lambda z: 0 * z.sum() + 0.05)
-    run = start(tmp_path / "run", "method.name=simsiam", narrator=Listener())
+    run = start(tmp_path / "run", "method.name=simsiam", narrator=narrator)
     assert run.info()["collapse"].startswith("collapse: all samples have nearly the same projections (spread 0.05")
     assert sum("collapse: " in line and "Try a lower optim.lr" in line for line in said) == 1
 
@@ -209,6 +221,144 @@ def test_a_recipe_too_large_for_the_data_is_cut_in_proportion(pool: Path, thin: 
         )
     info = run.info()
     assert (info["batch_size"], info["labelled_batch"]) == (32, 8)
+
+
+def test_a_labelled_batch_that_was_asked_for_is_kept(pool: Path) -> None:
+    """The recipe's batch gives way, and what changes is told; of a recipe both do."""
+    table = {"train": {"batch_size": 400, "labelled_batch": 100}}
+    config = make_recipe(table)
+    narrator = Narrator()
+    decided = decide_batch(config, 30, labelled=120, asked=False, asked_labelled=True, narrator=narrator)
+    assert (decided["batch_size"], decided["labelled_batch"]) == (130, 100)
+    assert narrator.decisions.keys() >= {"batch_size"}
+    assert "labelled_batch" not in narrator.decisions
+    narrator = Narrator()
+    decided = decide_batch(config, 30, labelled=120, asked=False, narrator=narrator)
+    assert (decided["batch_size"], decided["labelled_batch"]) == (40, 10)
+    assert narrator.decisions["labelled_batch"] == {"value": 10, "reason": "as 100 to a batch of 400"}
+    with pytest.raises(UsageError, match="is 100, but there are 90 labelled images: give at most 90"):
+        decide_batch(config, 30, labelled=90, asked=False, asked_labelled=True, narrator=Narrator())
+    with pytest.raises(UsageError, match=r"is 100 in a batch of 60: .* give at most 58"):
+        decide_batch(make_recipe({"train": {"labelled_batch": 100}}), 30, labelled=30, asked=False, narrator=Narrator())
+
+
+class Listener(Narrator):
+    def __init__(self) -> None:
+        super().__init__()
+        self.said: list[str] = []
+
+    def emit(self, text: str, *, style: str = "") -> None:
+        self.said.append(text)
+
+
+def test_no_image_is_in_both_halves_of_a_batch(start: Start, tmp_path: Path, pool: Path, monkeypatch: Any) -> None:
+    """Labelled images that lie in the pool too are drawn as labelled only, also where a run goes on."""
+    data = np.load(pool)
+    few = np.flatnonzero(np.arange(40) % 4 < 2)[:12]
+    np.savez(tmp_path / "few.npz", images=data["images"][few], labels=data["labels"][few])
+    given = {"labelled": str(tmp_path / "few.npz")}
+    settings = ("train.labelled_batch=4", "evaluate.validation=0.34")
+    narrator = Listener()
+    drawn: list[bytes] = []
+    fetch = Streams.fetch
+
+    def watched(self: Streams, numbers: Any, **options: Any) -> Any:
+        batch = fetch(self, numbers, **options)
+        drawn.extend(pixels.numpy().tobytes() for pixels in batch.values)
+        assert len({pixels.numpy().tobytes() for pixels in batch.values}) == len(batch.values)
+        return batch
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Streams, "fetch", watched)
+        whole = start(tmp_path / "whole", *settings, narrator=narrator, **given)
+    info = whole.info()["labelled"]
+    assert (info["train"], info["validation"], info["unlabelled"]) == (8, 4, 32)
+    assert set(drawn) == {image[..., None].tobytes() for image in data["images"]}  # those of validation too
+    words = f"8 of 40 images of {pool} are among the labelled ones, pixel for pixel, and are drawn as labelled only"
+    assert words in narrator.said
+    assert info["unlabelled"] + info["train"] == 40
+
+    original = loop.train_step
+
+    def stopping(*args: Any, **options: Any) -> Any:
+        if options["step"] == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+        return original(*args, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "train_step", stopping)
+        with pytest.raises(Interrupted):
+            start(tmp_path / "run", *settings, **given)
+    assert weights(resume(tmp_path / "run", narrator=Narrator())) == weights(whole)
+
+
+def test_a_run_of_before_goes_on_with_all_of_the_pool(start: Start, tmp_path: Path, pool: Path) -> None:
+    data = np.load(pool)
+    np.savez(tmp_path / "few.npz", images=data["images"][:8], labels=data["labels"][:8])
+    run = start(tmp_path / "run", "train.labelled_batch=4", labelled=str(tmp_path / "few.npz"))
+    facts = run.info()["labelled"]
+    run.update(status="interrupted", labelled={name: fact for name, fact in facts.items() if name != "unlabelled"})
+    said = Listener()
+    sizes: list[int] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("twoviews.jobs.resume.finish", lambda _, job, *rest, **more: sizes.append(job.streams.pool_size))
+        resume(run.path, narrator=said)
+        run.update(labelled=facts)
+        resume(run.path, narrator=said)
+    assert sizes == [40, 32]
+
+
+def test_where_all_images_are_labelled_none_is_left(start: Start, tmp_path: Path, pool: Path) -> None:
+    with pytest.raises(
+        DataError, match=r"40 of 40 images of .* are among the labelled ones, .*, or take data\.labelled"
+    ):
+        start(tmp_path / "run", labelled=str(pool))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("source", ["its own", "the pool"])
+def test_nothing_held_out_is_no_part(source: str, start: Start, tmp_path: Path, new_pool: Write) -> None:
+    if source == "its own":
+        few = new_pool(tmp_path / "few.npz", count=8, seed=5)
+        run = start(tmp_path / "run", "train.labelled_batch=2", "evaluate.validation=0", labelled=str(few))
+    else:
+        run = start(tmp_path / "run", "data.labelled=8")
+    test = new_pool(tmp_path / "test.npz", count=24, seed=9)
+    results = evaluate(run, test=test, arms=["linear"], labels_per_class="all", seeds=1, narrator=Narrator())
+    assert (results["rows"][0]["n_train"], results["protocol"]["n_val"]) == (8, 0)
+
+
+def test_single_images_of_a_group_on_two_sides_are_told(pool: Path) -> None:
+    corpus = load_corpus(pool)
+    grouped = replace(corpus, groups=tuple(f"p{i // 8}" for i in range(40)))
+    config = make_recipe({"data": {"labelled": 8, "validation": 12}})
+    for given, words in ((grouped, "12 of 12 labels for validation are of a group"), (corpus, None)):
+        narrator = Listener()
+        parts = part_labelled(config, given, storage=Storage(10, 1), labels=None, narrator=narrator)
+        assert parts.labelled is not None
+        assert parts.validation is not None
+        shared = set(parts.labelled.groups or ()) & set(parts.validation.groups or ())
+        count = sum(group in shared for group in parts.validation.groups or ())
+        told = [line for line in narrator.said if "of a group that labels trained on are of too" in line]
+        assert [line.split(" labels")[0] for line in told] == ([f"{count} of 12"] if words else [])
+        assert bool(count) == bool(words)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (("method.name=sup_con",), "method sup_con needs labels, and the data has none"),
+        (("method.name=supervised",), "method supervised needs labels of at least two classes, the data has 0"),
+        (("views.local_crops=2",), "multi-crop needs a policy with a random crop, and 'digits' has none"),
+    ],
+)
+def test_what_is_known_before_is_refused_before_decoding(
+    settings: tuple[str, ...], message: str, start: Start, tmp_path: Path, pool: Path, monkeypatch: Any
+) -> None:
+    np.savez(tmp_path / "blank.npz", images=np.load(pool)["images"])
+    monkeypatch.setattr("twoviews.jobs.pretrain.load_shared", lambda *_, **__: pytest.fail("decoded"))
+    with pytest.raises(UsageError, match=message):
+        start(tmp_path / "run", *settings, data=tmp_path / "blank.npz")
 
 
 def test_changed_labels_are_noticed(start: Start, tmp_path: Path, new_pool: Write, monkeypatch: Any) -> None:

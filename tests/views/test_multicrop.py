@@ -127,8 +127,8 @@ def test_a_contact_sheet_shows_it() -> None:
     [
         ("digits", {}, "needs a policy with a random crop, and 'digits' has none: choose another policy"),
         ("keras-strong", {}, "and 'keras-strong' has none"),
-        ("simclr", {"local_size": 33}, "must have 1 to 32 px, the size of the global ones, not 33: choose a smaller"),
-        ("simclr", {"local_size": 0}, "must have 1 to 32 px, the size of the global ones, not 0"),
+        ("simclr", {"local_size": 33}, "must have 4 to 32 px, the size of the global ones, not 33: choose another"),
+        ("simclr", {"local_size": 3}, "must have 4 to 32 px, the size of the global ones, not 3"),
         ("simclr", {"local_views": 0}, "needs local_views of at least 1, not 0: leave it out"),
         ("simclr", {"global_views": 0}, "needs global_views of at least 1, not 0"),
         ("simclr", {"local_scale": (0.3, 0.2)}, r"above 0 and at most 1, not \(0.3, 0.2\): give two"),

@@ -169,19 +169,27 @@ def compare(a: argparse.Namespace) -> None:
 def run(a: argparse.Namespace) -> None:
     from twoviews import distributed
     from twoviews.config import make_recipe, parse_assignment
-    from twoviews.jobs.reading import check_labelled_sources
-    from twoviews.jobs.request import check_request
-    from twoviews.jobs.run import labelled_with, run_all
+    from twoviews.jobs.request import check_request, listed
+    from twoviews.jobs.run import check_run, labelled_with, run_all
     from twoviews.recipes import load_recipe
 
-    asked = {"arms": _split(a.arms), "labels_per_class": a.labels_per_class, "seeds": a.seeds}
-    config = make_recipe(load_recipe(a.recipe), *map(parse_assignment, a.settings), {"evaluate": asked})
-    o = config.evaluate
-    check_request(arms=o.arms, labels_per_class=o.labels_per_class, seeds=o.seeds)
+    check_request(arms=a.arms, labels_per_class=a.labels_per_class, seeds=a.seeds)
+    asked = {
+        "arms": None if a.arms is None else list(listed(a.arms)),
+        "references": a.reference,
+        "labels_per_class": a.labels_per_class,
+        "trained_at": a.trained_at,
+        "seeds": a.seeds,
+        "subsets": a.subsets,
+        "metric": a.metric,
+    }
+    options = {"data": {"exclude": a.exclude}, "evaluate": asked}
+    config = make_recipe(load_recipe(a.recipe), *map(parse_assignment, a.settings), options)
     labelled, train = labelled_with(config, a.train)
+    narrator = _narrator(a)
     distributed.join()
-    with distributed.one_before_others():
-        check_labelled_sources(a.train, a.val, a.test, labels=a.labels, download=a.download)
+    data = {"train": a.train, "val": a.val, "test": a.test, "labels": a.labels}
+    check_run(config, a.data, **data, download=a.download, narrator=narrator)
 
     def pretrained(minutes: float | None, narrator: Narrator) -> Any:
         return _pretrain(a, labelled=labelled, minutes=minutes, narrator=narrator)
@@ -189,7 +197,7 @@ def run(a: argparse.Namespace) -> None:
     def evaluated(path: Any, minutes: float | None, narrator: Narrator) -> Any:
         return _evaluate(a, path, train=train, minutes=minutes, narrator=narrator)
 
-    finished, results = run_all(pretrained, evaluated, minutes=a.minutes, narrator=_narrator(a))
+    finished, results = run_all(pretrained, evaluated, minutes=a.minutes, narrator=narrator)
     show_results(results, finished.path, as_json=a.json)
 
 
@@ -316,7 +324,7 @@ def _evaluate(
         train=train,
         test=a.test,
         val=a.val,
-        arms=_split(a.arms),
+        arms=a.arms,
         references=a.reference,
         labels_per_class=a.labels_per_class,
         trained_at=a.trained_at,
@@ -330,7 +338,3 @@ def _evaluate(
         download=a.download,
         narrator=narrator,
     )
-
-
-def _split(names: str | None) -> list[str] | None:
-    return names.split(",") if names else None

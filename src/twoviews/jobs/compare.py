@@ -228,7 +228,7 @@ def _notes(
             notes.append(
                 f"{', '.join(names)} are one recipe pretrained with other seeds: {budget_words(last)} their means have "
                 f"a standard deviation of {100 * stdev(means):.1f} points, from {100 * min(means):.1f} to "
-                f"{100 * max(means):.1f} %."
+                f"{100 * max(means):.1f} %. A difference between them is the luck of pretraining."
             )
     if pairs:
         notes.append(

@@ -20,6 +20,7 @@ COPIES_ARE_RARE = 0.1
 
 Mask = NDArray[np.bool_]
 
+
 class Seen:
     """A corpus and what its images are recognised by, computed once, when asked for."""
 

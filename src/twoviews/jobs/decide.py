@@ -12,14 +12,15 @@ from twoviews.config import Recipe, make_recipe
 from twoviews.data.assemble import Storage
 from twoviews.data.checking.suggest import suggest_encoder, suggest_policy
 from twoviews.data.corpus import Corpus
-from twoviews.data.source import Spec, path_text
+from twoviews.data.source import Spec, open_source, path_text
 from twoviews.encoders import stem_choice
 from twoviews.errors import DataError, UsageError, unknown_name
 from twoviews.evaluation.compare import check_arms
 from twoviews.jobs.head import first_layer
 from twoviews.jobs.parts import Parts
-from twoviews.methods import METHODS, Pool, build_method
+from twoviews.methods import METHODS, Method, Pool, build_method
 from twoviews.narrate import Narrator
+from twoviews.views.multicrop import cropping
 from twoviews.views.policies import NORMALIZATIONS, find_policy
 from twoviews.views.statistics import measure_normalization
 
@@ -37,14 +38,14 @@ def check_names(config: Recipe) -> None:
     if (config.views.mean is None) != (config.views.std is None):
         raise UsageError("views.mean and views.std belong together: give both or neither")
     storage_of(config)
-    probe = nn.Identity()
-    probe.num_features = 8  # type: ignore[assignment]
-    method = build_method(config.method.name, probe, options=config.method.options)
+    method = _rehearsed(config)
     if config.views.local_crops and not METHODS[config.method.name].takes_crops:
         able = ", ".join(name for name, cls in METHODS.items() if cls.takes_crops)
         raise UsageError(
             f"method {config.method.name} takes no local crops: leave views.local_crops out, or take {able}"
         )
+    if config.views.local_crops and config.views.policy != AUTO:
+        cropping(find_policy(config.views.policy))
     if config.views.local_size and not config.views.local_crops:
         raise UsageError("views.local_size is the side of local crops: set views.local_crops too")
     if config.data.validation and config.data.labelled is None:
@@ -54,6 +55,8 @@ def check_names(config: Recipe) -> None:
         )
     if config.data.labelled is not None and config.evaluate.validation is not None:
         raise UsageError("with data.labelled, data.validation says how many labels are held out: leave out evaluate's")
+    if config.train.labelled_batch and config.train.batch_size:
+        _check_labelled_batch(config.train.labelled_batch, config.train.batch_size)
     if config.train.minutes is not None and config.train.fraction < 1:
         raise UsageError("train.fraction is a part of epochs or steps: give it or a time, not both")
     check_arms(config.evaluate.arms or ())
@@ -63,6 +66,30 @@ def check_names(config: Recipe) -> None:
         )
     if config.encoder.name != "auto":
         stem_choice(config.encoder.name, image_size=32, stem="auto")
+
+
+def _rehearsed(config: Recipe) -> Method:
+    """The method around an encoder that does nothing. Raises UsageError for an unknown name or option."""
+    nothing = nn.Identity()
+    nothing.num_features = 8  # type: ignore[assignment]
+    return build_method(config.method.name, nothing, options=config.method.options)
+
+
+def check_labels(config: Recipe, data: Spec, *, download: bool) -> None:
+    """Refuse a method that learns from the labels of `data` where it has none: opened, nothing is decoded."""
+    # What Python hands over may be read once only.
+    if _rehearsed(config).uses_labels and spec_text(data) is not None:
+        source = open_source(data, download=download)
+        if not any(label is not None for label in source.labels):
+            METHODS[config.method.name].suited(config.method.options, Pool(len(source)))
+
+
+def _check_labelled_batch(of_batch: int, batch: int) -> None:
+    if of_batch > batch - 2:
+        raise UsageError(
+            f"train.labelled_batch is {of_batch} in a batch of {batch}: at least 2 of it must be images without label; "
+            + (f"give at most {batch - 2}, or a larger --batch-size" if batch > 2 else "give a larger --batch-size")
+        )
 
 
 def decide_views(config: Recipe, corpus: Corpus, *, narrator: Narrator) -> Recipe:
@@ -129,8 +156,16 @@ def spec_text(data: Spec | None) -> str | None:
     return data if isinstance(data, str) else None
 
 
-def decide(config: Recipe, parts: Parts, *, storage: Storage, asked_batch: bool, narrator: Narrator) -> Recipe:
-    """Fill in what the recipe leaves open, telling why."""
+def decide(
+    config: Recipe,
+    parts: Parts,
+    *,
+    storage: Storage,
+    asked_batch: bool,
+    asked_labelled_batch: bool = False,
+    narrator: Narrator,
+) -> Recipe:
+    """Fill in what the recipe leaves open, telling why; what was asked for by itself is kept, or refused."""
     corpus = parts.pool
     count = parts.unlabelled
     if count < 2:
@@ -147,7 +182,14 @@ def decide(config: Recipe, parts: Parts, *, storage: Storage, asked_batch: bool,
         narrator.chose("encoder", suggested.value, suggested.reason)
         encoder["name"] = suggested.value
     labelled = 0 if parts.labelled is None else len(parts.labelled)
-    train |= decide_batch(config, count, labelled=labelled, asked=asked_batch, narrator=narrator)
+    train |= decide_batch(
+        config,
+        count,
+        labelled=labelled,
+        asked=asked_batch,
+        asked_labelled=asked_labelled_batch,
+        narrator=narrator,
+    )
     if config.train.epochs is None and config.train.minutes is None and config.train.steps is None:
         train["epochs"] = 100
         narrator.chose("epochs", 100, "no --epochs or --minutes given")
@@ -158,7 +200,13 @@ def decide(config: Recipe, parts: Parts, *, storage: Storage, asked_batch: bool,
 def _decide_method(config: Recipe, parts: Parts, *, narrator: Narrator) -> Recipe:
     """Options of the method that the data decides."""
     seen = parts.labelled or parts.pool
-    pool = Pool(parts.unlabelled, int((seen.labels >= 0).sum()), len(seen.classes))
+    pool = Pool(
+        parts.unlabelled,
+        int((seen.labels >= 0).sum()),
+        len(seen.classes),
+        required(config.train.batch_size),
+        config.train.labelled_batch or 0,
+    )
     chosen: dict[str, Any] = {}
     for name, (value, reason) in METHODS[config.method.name].suited(config.method.options, pool).items():
         narrator.chose(f"method.{name}", value, reason)
@@ -166,9 +214,11 @@ def _decide_method(config: Recipe, parts: Parts, *, narrator: Narrator) -> Recip
     return make_recipe(config.model_dump(exclude_none=True), {"method": chosen})
 
 
-def decide_batch(config: Recipe, count: int, *, labelled: int, asked: bool, narrator: Narrator) -> dict[str, Any]:
+def decide_batch(
+    config: Recipe, count: int, *, labelled: int, asked: bool, asked_labelled: bool = False, narrator: Narrator
+) -> dict[str, Any]:
     """Batch and BatchNorm groups for `count` images and `labelled` ones beside them, and whether processes and
-    micro-batches can share them.
+    micro-batches can share them. `asked`, `asked_labelled`: batch and its labelled part are not the recipe's.
     """
     batch, group, micro = config.train.batch_size, config.train.bn_group, config.train.micro_batch
     processes = distributed.size()
@@ -183,14 +233,22 @@ def decide_batch(config: Recipe, count: int, *, labelled: int, asked: bool, narr
     if batch is None:
         batch = min(256, count) // processes * processes
         narrator.chose("batch_size", batch, "256 or all images, whichever is less")
-    if labelled and not asked and config.train.labelled_batch:
-        # The recipe's proportion, where the data is too small for its batch.
-        share = config.train.labelled_batch / batch
-        fitting = min(batch, int((count - labelled) / (1 - share)), int(labelled / share)) // processes * processes
-        if fitting < batch:
-            beside["labelled_batch"] = max(1, round(share * fitting))
-            reason = f"the recipe's {batch} do not fit {labelled} labelled and {count - labelled} unlabelled images"
-            narrator.chose("batch_size", fitting, reason)
+    if labelled and config.train.labelled_batch:
+        part, others = config.train.labelled_batch, count - labelled
+        _check_labelled_batch(part, batch)
+        if asked_labelled and part > labelled:
+            raise UsageError(
+                f"train.labelled_batch is {part}, but there are {labelled} labelled images: give at most {labelled}"
+            )
+        # Where the data is too small for the recipe's batch: with the labelled part asked for, or in its proportion.
+        fitting = part + others if asked_labelled else min(others * batch // (batch - part), labelled * batch // part)
+        if not asked and fitting < batch:
+            fitting = fitting // processes * processes
+            reason = f"{batch} do not fit {labelled} labelled and {others} unlabelled images"
+            narrator.chose("batch_size", fitting, f"the recipe's {reason}" if config.train.batch_size else reason)
+            beside["labelled_batch"] = part if asked_labelled else max(1, round(part * fitting / batch))
+            if beside["labelled_batch"] != part:
+                narrator.chose("labelled_batch", beside["labelled_batch"], f"as {part} to a batch of {batch}")
             batch = fitting
     if batch > count:
         if asked:

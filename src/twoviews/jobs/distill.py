@@ -12,7 +12,7 @@ from torch import nn
 
 from twoviews import distributed
 from twoviews.compute import choose_compute
-from twoviews.config import make_recipe
+from twoviews.config import make_recipe, parse_assignment
 from twoviews.data.corpus import Corpus, load_corpus, read_csv
 from twoviews.data.source import Spec, open_source
 from twoviews.encoders import read_encoder_config
@@ -21,7 +21,7 @@ from twoviews.evaluation.features import fingerprint_module
 from twoviews.evaluation.finetune import class_scores
 from twoviews.evaluation.matched import METHOD, matched_interval
 from twoviews.jobs.classifier import load_classifier
-from twoviews.jobs.decide import AUTO, spec_text
+from twoviews.jobs.decide import AUTO, required, spec_text, storage_of
 from twoviews.jobs.embed import Preprocessing
 from twoviews.jobs.online import batches
 from twoviews.jobs.parts import TRAIN
@@ -85,12 +85,14 @@ def distill(
     teacher = teacher if isinstance(teacher, Run) else Run(teacher)
     if teacher.path.resolve().is_relative_to(Path(out).resolve()):
         raise UsageError(f"--out {out} would replace the teacher {teacher.path}: choose another --out")
+    _check_method(settings)
     _, classes = load_classifier(teacher)
     distributed.join()
     if test is not None:
         with distributed.one_before_others():
             _check_test(test, classes, teacher=teacher, labels=labels, download=download)
     tables = load_recipe(recipe)
+    image_size = image_size or Preprocessing.of(teacher.encoder).image_size
     if encoder is None and make_recipe(tables).encoder.name == AUTO:
         encoder = _network_of(teacher)
         narrator.chose("encoder", encoder, "the teacher's")
@@ -100,7 +102,7 @@ def distill(
         recipe=recipe,
         encoder=encoder,
         init=init,
-        image_size=image_size or Preprocessing.of(teacher.encoder).image_size,
+        image_size=image_size,
         epochs=epochs,
         minutes=minutes,
         fraction=fraction,
@@ -111,7 +113,11 @@ def distill(
         probe_data=probe_data,
         labels=labels,
         exclude=exclude,
-        settings=[*_defaults(teacher, tables, classes=len(classes), narrator=narrator), *settings],
+        settings=[
+            *_defaults(teacher, tables, classes=len(classes), narrator=narrator),
+            *_stored_side(teacher, image_size, settings, narrator=narrator),
+            *settings,
+        ],
         overwrite=overwrite,
         download=download,
         facts=None if test is None else {"distillation_test": _asked(teacher, test, labels, download=download)},
@@ -344,6 +350,28 @@ def _network_of(teacher: Run) -> str:
     return str(about["name"]) if about["source"] in ("builtin", "timm") else f"{about['source']}:{about['name']}"
 
 
+def _check_method(settings: Sequence[str]) -> None:
+    for table in map(parse_assignment, settings):
+        name = table.get("method", {}).get("name", "distillation")
+        if name != "distillation":
+            raise UsageError(
+                f"method.name = {name!r} learns nothing from a teacher: leave it out, or train with it by twoviews "
+                "pretrain"
+            )
+
+
+def _stored_side(teacher: Run, image_size: int, settings: Sequence[str], *, narrator: Narrator) -> list[str]:
+    """The side of stored images as a setting that the user's come after: the teacher's, or that of another image size."""
+    seen = Preprocessing.of(teacher.encoder)
+    own = make_recipe({"data": {"image_size": image_size}}, *map(parse_assignment, settings)).data
+    side = seen.storage.cache_side
+    if (size := required(own.image_size)) != seen.image_size:
+        side = storage_of(make_recipe({"data": {"image_size": size}})).cache_side
+        if own.cache_side is None:
+            narrator.chose("data.cache_side", side, f"for {size} px; the teacher has {seen.image_size} px")
+    return [] if side is None else [f"data.cache_side={side}"]
+
+
 def _defaults(teacher: Run, recipe: dict[str, Any], *, classes: int, narrator: Narrator) -> list[str]:
     """Settings that the user's come after: the method, and what the teacher sees."""
     seen = Preprocessing.of(teacher.encoder)
@@ -353,7 +381,6 @@ def _defaults(teacher: Run, recipe: dict[str, Any], *, classes: int, narrator: N
         "method.teacher": str(teacher.path),
         "method.classes": classes,
         "data.channels": stored.channels,
-        "data.cache_side": stored.cache_side,
         "data.intensity": stored.intensity,
         "data.background": stored.background,
         "data.pages": stored.pages,

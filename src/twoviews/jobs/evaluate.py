@@ -42,7 +42,7 @@ from twoviews.jobs.protocol import protocol
 from twoviews.jobs.reading import load_shared
 from twoviews.jobs.records import Journal
 from twoviews.jobs.reference import load_references
-from twoviews.jobs.request import budgets_of, check_request, configured, identity_of, subsets_of, text_of
+from twoviews.jobs.request import budgets_of, check_request, configured, identity_of, seeds_from, subsets_of, text_of
 from twoviews.jobs.shipped import ship_classifier, write_pictures
 from twoviews.jobs.trained import Trained
 from twoviews.narrate import Narrator
@@ -151,7 +151,7 @@ def evaluate(
     room = Arms(run, config, info, compute=compute, data=data, module=encoder, narrator=narrator)
     specs = {"train": train, "val": val if val is not None else train, "test": test}
     grounds, facts, absent = _references(room, specs, labels=labels, download=download)
-    identity = identity_of(room, wanted, budgets, trained_budgets, minutes=minutes)
+    identity = identity_of(room, wanted, budgets, trained_budgets, references=facts, minutes=minutes)
     command = provenance()["command"]
     if distributed.is_main():
         record_opening(run, test_fingerprint=data.test_fingerprint, comparison=identity, command=command)
@@ -159,86 +159,45 @@ def evaluate(
     if len(journal):
         narrator.say(f"going on with a comparison that was interrupted: {len(journal):,} results are there")
     comparison = Comparison(data.split, metric=o.metric, remember=lambda key, make: journal.made(*key, make=make))
-    first_seed = o.first_seed
-    trained_seeds = list(range(first_seed, first_seed + o.seeds))
-    feature_seeds = list(range(first_seed, first_seed + subsets_of(o)))
 
     # Arms on cached features: cheap, so all of them, at every budget.
     cached = room.feature_arms(wanted)
     cached += [room.reference_arm(f"{REFERENCE_ARMS[0]}:{name}", ground) for name, ground in grounds.items()]
-    units = [(b, s) for b in budgets for s in seeds_of(b, feature_seeds)]
-    with narrator.track(len(units) * len(cached), "features") as tick:
-        for arm in cached:
-            comparison.choose(arm, budgets, feature_seeds)
-
-            def run_cached(unit: tuple[Budget, int], arm: Arm = arm) -> dict[str, Any]:
-                tick(distributed.size())
-                last = unit == (budgets[-1], first_seed)
-                return comparison.run_arm(arm, *unit, keep_model=last, detailed=last)
-
-            for record in distributed.spread(units, run_cached):
-                comparison.add(record)
+    _compare_cached(comparison, cached, budgets, seeds_from(o, subsets_of(o)), narrator)
 
     # Trained arms: the cost of the comparison, planned to the time that is left.
     tuned = {f"{REFERENCE_ARMS[1]}:{name}": ground for name, ground in grounds.items()}
     names = [arm for arm in TRAINED_ARMS if arm in wanted]
     names += tuned if {"finetune", "supervised"} & set(names) else []
-    room_to_train = Trained(room, tuned, pool=_pool_of(room))
-    cut: list[str] = list(absent)
-    length = room_to_train.length
+    training = Trained(room, tuned, pool=_pool_of(room))
+    length, cut = training.length, list(absent)
+    trained: list[Arm] = []
     if names and trained_budgets:
-        room_to_train.prepare(names)
+        training.prepare(names)
+        seeds_wanted = seeds_from(o, o.seeds)
         # What a clock decided once holds for a comparison that goes on.
-        plan = journal.made(
-            "plan",
-            make=lambda: _planned(room_to_train.length_in_time(names, trained_budgets, trained_seeds, deadline)),
+        plan = distributed.agreed(
+            journal.made(
+                "plan",
+                make=lambda: _planned(training.length_in_time(names, trained_budgets, seeds_wanted, deadline)),
+            )
         )
-        plan = distributed.agreed(plan)
-        length, kept, cut = replace(length, count=plan["count"]), plan["seeds"], [*absent, *plan["cut"]]
+        length = replace(length, count=plan["count"])
         for text in plan["cut"]:
             narrator.warn(text)
-        trained = [
-            room_to_train.arm(name, length, largest=trained_budgets[-1], chosen=comparison.chosen) for name in names
-        ]
-        pairs = [(b, s) for s in kept for b in trained_budgets]
-        trials = sum(
-            len(arm.settings) for arm in trained if selection_budget(data.split, arm.settings, trained_budgets)
+        largest = trained_budgets[-1]
+        trained = [training.arm(name, length, largest=largest, chosen=comparison.chosen) for name in names]
+        skipped = _compare_trained(
+            comparison, training, trained, trained_budgets, plan["seeds"], deadline=deadline, narrator=narrator
         )
-        with narrator.track(len(pairs) * len(trained) + trials, "trained arms") as tick:
-            room_to_train.tick = tick
-            for arm in trained:
-                comparison.choose(arm, trained_budgets, trained_seeds[:1])
-            slowest, first = 0.0, pairs[distributed.rank() :][:1]
-
-            def run_pair(unit: tuple[Budget, int]) -> list[dict[str, Any]]:
-                nonlocal slowest
-                started = time.monotonic()
-                if deadline is not None and started + slowest > deadline and [unit] != first:
-                    return []
-                # All arms of a pair, or none: differences stay paired.
-                detailed = unit == (trained_budgets[-1], first_seed)
-                records = [
-                    comparison.run_arm(arm, *unit, keep_model=unit[1] == first_seed, detailed=detailed)
-                    for arm in trained
-                ]
-                slowest = max(slowest, time.monotonic() - started)
-                return records
-
-            done = distributed.spread(pairs, run_pair)
-            for record in chain.from_iterable(done):
-                comparison.add(record)
-            if skipped := done.count([]):
-                cut.append(f"time was up: {skipped} of {len(pairs)} pairs of fine-tuning and baseline were not run")
-                narrator.warn(cut[-1])
-            room_to_train.tick = None
+        cut += plan["cut"] + skipped
 
     def place(row: Mapping[str, Any]) -> tuple[Any, ...]:
         return order_of(row["arm"]), budgets.index(row["labels_per_class"]), row["seed"]
 
     comparison.rows.sort(key=place)
     comparison.records.sort(key=lambda record: place(record["row"]))
-    fitted = {arm.name: arm for arm in (*cached, *(trained if names and trained_budgets else ()))}
-    shipped = ship_classifier(room, comparison, budgets, fitted)
+    shipped = ship_classifier(room, comparison, budgets, {arm.name: arm for arm in (*cached, *trained)})
     # The baseline starts from random weights: what public weights brought is not credited to the pictures.
     init = config.encoder.init
     credited = "training on labels" if info.get("labels_trained_on") else "self-supervision"
@@ -277,6 +236,67 @@ def evaluate(
         write_report(run.path)
     distributed.barrier()
     return results
+
+
+def _compare_cached(
+    comparison: Comparison, arms: Sequence[Arm], budgets: Sequence[Budget], seeds: list[int], narrator: Narrator
+) -> None:
+    """Arms on cached features, on every subset of every budget."""
+    units = [(b, s) for b in budgets for s in seeds_of(b, seeds)]
+    with narrator.track(len(units) * len(arms), "features") as tick:
+        for arm in arms:
+            comparison.choose(arm, budgets, seeds)
+
+            def fit(unit: tuple[Budget, int], arm: Arm = arm) -> dict[str, Any]:
+                tick(distributed.size())
+                last = unit == (budgets[-1], seeds[0])
+                return comparison.run_arm(arm, *unit, keep_model=last, detailed=last)
+
+            for record in distributed.spread(units, fit):
+                comparison.add(record)
+
+
+def _compare_trained(
+    comparison: Comparison,
+    training: Trained,
+    arms: Sequence[Arm],
+    budgets: Sequence[Budget],
+    seeds: list[int],
+    *,
+    deadline: float | None,
+    narrator: Narrator,
+) -> list[str]:
+    """Arms that train an encoder, until time is up; what that cut, in words."""
+    pairs = [(b, s) for s in seeds for b in budgets]
+    trials = sum(len(arm.settings) for arm in arms if selection_budget(comparison.split, arm.settings, budgets))
+    with narrator.track(len(pairs) * len(arms) + trials, "trained arms") as tick:
+        training.tick = tick
+        for arm in arms:
+            comparison.choose(arm, budgets, seeds[:1])
+        slowest, first = 0.0, pairs[distributed.rank() :][:1]
+
+        def fit(unit: tuple[Budget, int]) -> list[dict[str, Any]]:
+            nonlocal slowest
+            started = time.monotonic()
+            if deadline is not None and started + slowest > deadline and [unit] != first:
+                return []
+            # All arms of a pair, or none: differences stay paired.
+            detailed = unit == (budgets[-1], seeds[0])
+            records = [
+                comparison.run_arm(arm, *unit, keep_model=unit[1] == seeds[0], detailed=detailed) for arm in arms
+            ]
+            slowest = max(slowest, time.monotonic() - started)
+            return records
+
+        done = distributed.spread(pairs, fit)
+        training.tick = None
+    for record in chain.from_iterable(done):
+        comparison.add(record)
+    if not (skipped := done.count([])):
+        return []
+    text = f"time was up: {skipped} of {len(pairs)} pairs of fine-tuning and baseline were not run"
+    narrator.warn(text)
+    return [text]
 
 
 def _references(

@@ -1,5 +1,6 @@
 """Labelled data for a comparison: train, validation and test with one list of classes."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -11,19 +12,16 @@ from twoviews.data.source import Spec
 from twoviews.errors import DataError
 from twoviews.evaluation.compare import Split
 from twoviews.evaluation.subsets import split_validation
+from twoviews.jobs.copies import Seen, without_copies
 from twoviews.jobs.embed import Preprocessing
-from twoviews.jobs.overlap import (
-    Seen,
-    apart_from_training,
-    group_names,
-    groups_in_words,
-    without_groups,
-    without_leaks,
-)
+from twoviews.jobs.overlap import apart_from_training, group_names, groups_in_words, without_groups
 from twoviews.jobs.parts import TRAIN, VALIDATION, read_parts
-from twoviews.jobs.reading import load_shared
+from twoviews.jobs.reading import load_shared, no_labels
 from twoviews.narrate import Narrator
 from twoviews.run import Run
+
+GIVEN = "given by --val"
+"""Where validation comes from, if not from the labelled training data."""
 
 
 @dataclass(frozen=True)
@@ -69,9 +67,9 @@ def load_labelled(
     unlabelled images are told, or dropped (`apart_from_training`).
 
     What lies in test as well, as pixels or nearly, leaves train and validation; so does an item whose group is in
-    test. A group in train and in validation leaves train, as a given validation is a fixed measure; of labels that the
-    encoder was trained on, which has seen them anyway, it leaves validation. What is held out is held out by whole
-    groups. All is counted in `excluded`.
+    test. What lies in a given validation as well, and a group in train and in validation, leaves train, as a given
+    validation is a fixed measure; where the encoder was trained on train's labels, and has seen them anyway, it leaves
+    validation. What is held out is held out by whole groups. All is counted in `excluded`.
 
     Raises `DataError` for a part without labels, for classes of val or test that train lacks, and where nothing is left
     of a part or of a class of train.
@@ -91,7 +89,7 @@ def load_labelled(
             parts["train"] = own[TRAIN].select(np.array(kept, np.int64))
         if val is None and VALIDATION in own:
             parts["val"] = own[VALIDATION]
-    origin = "given by --val" if val is not None else "held out before pretraining"
+    origin = GIVEN if val is not None else "held out before pretraining"
     for name, spec in (("train", train), ("val", val), ("test", test)):
         if spec is None:
             continue
@@ -106,9 +104,7 @@ def load_labelled(
         read.append(Seen(corpus))
         labelled = np.flatnonzero(corpus.labels >= 0)
         if not len(labelled):
-            raise DataError(
-                f"--{name} {corpus.spec} has no labels: give class folders or a manifest with a label column"
-            )
+            raise no_labels(f"--{name} {corpus.spec}")
         if len(labelled) < len(corpus):
             excluded.append(f"{len(corpus) - len(labelled)} items of {name} without a label")
         if corpus.rejected:
@@ -119,12 +115,7 @@ def load_labelled(
     classes = parts["train"].classes
     for name in ("val", "test"):
         if name in parts:
-            unknown = sorted(set(parts[name].classes) - set(classes))
-            if unknown:
-                raise DataError(
-                    f"--{name} has classes that --train lacks: {', '.join(unknown[:5])}; "
-                    f"those of --train: {', '.join(classes[:10])}"
-                )
+            check_classes(name, parts[name].classes, classes)
             parts[name] = parts[name].relabel(classes)
     seen = {name: Seen(corpus) for name, corpus in parts.items()}
     fingerprint = parts["test"].fingerprint
@@ -139,7 +130,10 @@ def load_labelled(
         narrator=narrator,
     )
     seen["test"] = apart.test
-    leaks = [*apart.excluded, *_part_ways(seen, own_train=own_train, one_list=labels is not None)]
+    leaks = [
+        *apart.excluded,
+        *_part_ways(seen, own_train=own_train, given=val is not None, one_list=labels is not None),
+    ]
     for text in leaks:
         narrator.warn(text)
     excluded += leaks
@@ -181,16 +175,28 @@ def load_labelled(
     )
 
 
-def _part_ways(seen: dict[str, Seen], *, own_train: bool, one_list: bool) -> list[str]:
+def check_classes(name: str, theirs: Sequence[str], classes: Sequence[str]) -> None:
+    """Raise `DataError` for classes of the part `name` that train lacks."""
+    if unknown := sorted(set(theirs) - set(classes)):
+        raise DataError(
+            f"--{name} has classes that --train lacks: {', '.join(unknown[:5])}; "
+            f"those of --train: {', '.join(classes[:10])}"
+        )
+
+
+def _part_ways(seen: dict[str, Seen], *, own_train: bool, given: bool, one_list: bool) -> list[str]:
     """Take out of train and validation what may not be there, in place; how many those were, in words."""
     leaks = []
     for name in [name for name in ("train", "val") if name in seen]:
-        seen[name], words = without_leaks(seen[name], seen["test"], name=name)
+        seen[name], words = without_copies(seen[name], seen["test"], name=name, other_name="test")
         leaks += words
         seen[name], words = without_groups(seen[name], seen["test"], name=name, other_name="test", one_list=one_list)
         leaks += words
     if "val" in seen:
         name, other, there = ("val", "train", "train") if own_train else ("train", "val", "validation")
+        if given and len(seen[name]) and len(seen[other]):
+            seen[name], words = without_copies(seen[name], seen[other], name=name, other_name=other)
+            leaks += words
         seen[name], words = without_groups(seen[name], seen[other], name=name, other_name=there, one_list=one_list)
         leaks += words
     return leaks

@@ -24,6 +24,7 @@ from twoviews.run import Run
 POOL_LIMIT = 50_000
 """Images of a pool above which near duplicates of test are not looked for: decoding and prints would take minutes."""
 
+
 def without_groups(
     part: Seen, other: Seen, *, name: str, other_name: str, one_list: bool = False
 ) -> tuple[Seen, list[str]]:

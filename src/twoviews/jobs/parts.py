@@ -42,7 +42,7 @@ class Parts:
         """sha256 over the labelled images, their ids and labels, part by part."""
         digest = hashlib.sha256()
         for corpus in (self.labelled, self.validation):
-            if corpus is not None:
+            if corpus is not None and len(corpus):
                 names = [corpus.classes[label] for label in corpus.labels]
                 digest.update(json.dumps([corpus.fingerprint, names]).encode())
         return digest.hexdigest()
@@ -60,8 +60,9 @@ def part_labelled(
 ) -> Parts:
     """Take the labelled part out of the pool (`data.labelled`), or read it from `given` or `data.labelled_source`.
 
-    A function of the data and the configuration, so a resumed run parts them alike. Raises `DataError` for too few
-    labels.
+    Images of the pool that are among the labelled ones, pixel for pixel, are not drawn as unlabelled too: in one batch
+    they would be negatives of themselves. A function of the data and the configuration, so a resumed run parts them
+    alike. Raises `DataError` for too few labels, and where fewer than two images are left without label.
     """
     wanted, source = config.data.labelled, given if given is not None else config.data.labelled_source
     if wanted is not None and source is not None:
@@ -75,20 +76,29 @@ def part_labelled(
             raise DataError(f"{other.spec} has no labels: give class folders or a manifest with a label column")
         e = config.evaluate
         if e.validation is None:
-            parts = Parts(pool, known)
+            train, held_out = np.arange(len(known)), np.empty(0, np.int64)
         else:
             train, held_out = split_validation(
                 known.labels, seed=e.split_seed, part=e.validation, groups=known.groups, classes=known.classes
             )
-            parts = Parts(pool, known.select(train), known.select(held_out))
+        taken = known.select(train)
+        parts = Parts(pool, taken, known.select(held_out), _not_among(taken, pool, narrator=narrator))
     else:
         return Parts(pool)
     assert parts.labelled is not None
-    held = len(parts.validation) if parts.validation is not None else 0
+    assert parts.validation is not None
+    held = len(parts.validation)
     narrator.say(
         f"{parts.unlabelled:,} images without label and {len(parts.labelled):,} labelled of "
         f"{len(parts.labelled.classes)} classes, trained on together; {held:,} more labels for validation"
     )
+    known_groups = {group for group in parts.labelled.groups or () if group is not None}
+    if shared := sum(group in known_groups for group in parts.validation.groups or ()):
+        narrator.warn(
+            f"{shared} of {held} labels for validation are of a group that labels trained on are of too, as "
+            "data.labelled and data.validation take single images: with --labelled DATA and evaluate.validation, "
+            "whole groups are held out"
+        )
     return parts
 
 
@@ -132,6 +142,22 @@ def read_parts(run: Run, *, storage: Storage, download: bool, narrator: Narrator
             "--train DATA"
         )
     return found
+
+
+def _not_among(labelled: Corpus, pool: Corpus, *, narrator: Narrator) -> np.ndarray | None:
+    """Which of the pool are not among the labelled images; None where all are."""
+    keys = set(labelled.content_keys())
+    left = np.array([index for index, key in enumerate(pool.content_keys()) if key not in keys], np.int64)
+    if len(left) == len(pool):
+        return None
+    found = f"{len(pool) - len(left):,} of {len(pool):,} images of {pool.spec} are among the labelled ones"
+    if len(left) < 2:
+        raise DataError(
+            f"{found}, trained on as such, and {len(left)} without label would be left: give other images without "
+            "label, or take data.labelled=N labels of these in place of labelled data"
+        )
+    narrator.say(f"{found}, pixel for pixel, and are drawn as labelled only")
+    return left
 
 
 def _out_of_pool(pool: Corpus, labelled: int, validation: int) -> Parts:

@@ -22,7 +22,7 @@ from twoviews.narrate import Narrator
 from twoviews.training.loop import Evaluator, Online, Plan
 from twoviews.training.online_probe import OnlineProbe
 from twoviews.training.optim import build_optimizer, parameter_groups, scaled_lr
-from twoviews.views.multicrop import AnyViews, MultiCrop
+from twoviews.views.multicrop import SMALLEST, AnyViews, MultiCrop
 from twoviews.views.policies import NORMALIZATIONS, POLICIES, Views, find_policy
 
 
@@ -38,7 +38,7 @@ def build_views(config: Recipe) -> AnyViews:
         views,
         global_views=METHODS[config.method.name].n_views,
         local_views=v.local_crops,
-        local_size=v.local_size or max(1, views.image_size // 2),
+        local_size=v.local_size or max(SMALLEST, views.image_size // 2),
         local_scale=v.local_scale,
         global_min_scale=v.min_scale or v.local_scale[1],
     )

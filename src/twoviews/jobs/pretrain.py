@@ -12,7 +12,8 @@ from twoviews import distributed
 from twoviews.config import make_recipe, parse_assignment
 from twoviews.data.corpus import write_manifest, write_rejected
 from twoviews.data.source import Spec
-from twoviews.jobs.decide import AUTO, check_names, decide, spec_text, storage_of
+from twoviews.errors import UsageError
+from twoviews.jobs.decide import AUTO, check_labels, check_names, decide, spec_text, storage_of
 from twoviews.jobs.parts import part_labelled, write_parts
 from twoviews.jobs.preflight import fitting_micro_batch, measure, peak_memory_gb, told_what_fits
 from twoviews.jobs.prepare import assemble, evaluators_of, some_samples
@@ -96,8 +97,11 @@ def pretrain(
         },
     }
     assigned = [parse_assignment(text) for text in settings]
+    set_here = {key for layer in assigned for key in layer.get("train", ())}
+    if len(lengths := [name for name in ("epochs", "minutes", "steps") if name in set_here]) > 1:
+        # As in one table of a file; no one means an order among settings.
+        raise UsageError(f"give one of epochs, minutes and steps, not {' and '.join(lengths)}")
     config = make_recipe(load_recipe(recipe), options, *assigned)
-    asked_batch = batch_size is not None or any("batch_size" in layer.get("train", {}) for layer in assigned)
     check_names(config)
     distributed.join()
     main = distributed.is_main()
@@ -107,6 +111,8 @@ def pretrain(
     # Data
     with distributed.one_before_others():
         check_labelled_sources(probe_data, labelled, labels=labels, download=download)
+        if labelled is None and config.data.labelled_source is None and config.data.labelled is None:
+            check_labels(config, data, download=download)
     storage = storage_of(config)
     corpus = load_shared(data, storage, exclude=config.data.exclude, download=download, narrator=narrator)
     storage = replace(storage, channels=corpus.values.shape[3], intensity=corpus.intensity)
@@ -120,7 +126,14 @@ def pretrain(
     parts = as_taught(config, parts)
 
     # Decisions
-    config = decide(config, parts, storage=storage, asked_batch=asked_batch, narrator=narrator)
+    config = decide(
+        config,
+        parts,
+        storage=storage,
+        asked_batch=batch_size is not None or "batch_size" in set_here,
+        asked_labelled_batch="labelled_batch" in set_here,
+        narrator=narrator,
+    )
     job = assemble(config, parts, encoder=own_module, narrator=narrator)
     evaluators = evaluators_of(config, parts, probe_corpus, job)
     run = Run(out)
@@ -183,6 +196,7 @@ def pretrain(
                 "labels": None if labels is None or config.data.labelled_source is None else str(labels),
                 "train": len(parts.labelled),
                 "validation": 0 if parts.validation is None else len(parts.validation),
+                "unlabelled": parts.unlabelled,
             },
             custom_encoder=type(own_module).__name__ if own_module is not None else None,
         )

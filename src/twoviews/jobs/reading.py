@@ -52,4 +52,9 @@ def check_labelled_sources(*specs: Spec | None, labels: str | Path | None = None
             continue
         source = open_source(spec, labels=labels, download=download)
         if not any(label is not None for label in source.labels):
-            raise DataError(f"{spec} has no labels: give class folders or a manifest with a label column")
+            raise no_labels(str(spec))
+
+
+def no_labels(what: str) -> DataError:
+    """The error for labelled data without a label."""
+    return DataError(f"{what} has no labels: give class folders or a manifest with a label column")

@@ -185,6 +185,21 @@ def load_references(
     return references, absent
 
 
+def check_references(names: Sequence[str], *, download: bool = False, narrator: Narrator | None = None) -> None:
+    """Look for references before anything costly, without loading them.
+
+    Raises as `load_references` does for names that it cannot use; of public weights that are not here `narrator` warns.
+    """
+    for name in dict.fromkeys(names):
+        plain, image_size = _asked_size(name)
+        with distributed.one_before_others():
+            found = _find(plain, download=download)
+        if isinstance(found, Path):
+            _of_folder(name, found, image_size)
+        elif isinstance(found, Absent) and narrator is not None:
+            narrator.warn(f"reference {name} will not be measured: {found.reason}")
+
+
 def load_reference(
     name: str, *, storage: Storage, sizes: NDArray[np.int32], download: bool = False, narrator: Narrator | None = None
 ) -> Reference:
@@ -294,7 +309,8 @@ def _from_timm(
     )
 
 
-def _from_folder(name: str, folder: Path, image_size: int | None, *, storage: Storage) -> Reference:
+def _of_folder(name: str, folder: Path, image_size: int | None) -> tuple[Path, dict[str, Any], Preprocessing]:
+    """Where the encoder lies, what is known of it, and how it wants images; nothing of it is loaded."""
     place = encoder_folder(folder)
     about = read_encoder_config(place)["twoviews"]
     if about.get("source") == "module":
@@ -308,6 +324,11 @@ def _from_folder(name: str, folder: Path, image_size: int | None, *, storage: St
             f"reference {name!r} was trained at {preprocessing.image_size} px and takes no other size: leave "
             f"@{image_size} out"
         )
+    return place, about, preprocessing
+
+
+def _from_folder(name: str, folder: Path, image_size: int | None, *, storage: Storage) -> Reference:
+    place, about, preprocessing = _of_folder(name, folder, image_size)
     run = Run(folder) if (folder / "run.json").is_file() else None
     what = f"the run {folder}" if run is not None else f"the encoder folder {folder}"
     return _reference(

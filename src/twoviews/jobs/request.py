@@ -2,22 +2,27 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from twoviews.config import Evaluate, Recipe, make_recipe, parse_assignment
-from twoviews.errors import UsageError
+from twoviews.errors import DataError, UsageError
 from twoviews.evaluation.compare import (
+    ARMS,
     DEFAULT_ARMS,
     TRAINED_ARMS,
     TRAINED_LADDER,
     Budget,
+    Split,
     check_arms,
+    check_budgets,
     parse_budgets,
     usual_budgets,
 )
 from twoviews.jobs.arms import Arms
-from twoviews.jobs.labelled import Labelled
+from twoviews.jobs.labelled import GIVEN, Labelled
 from twoviews.narrate import Narrator
 from twoviews.run import Run, provenance
 
@@ -27,18 +32,44 @@ ENOUGH_SEEDS = 5
 
 
 def check_request(
-    *, arms: Sequence[str] | None, labels_per_class: str | Iterable[Budget] | None, seeds: int
+    *, arms: str | Sequence[str] | None, labels_per_class: str | Iterable[Budget] | None, seeds: int | None
 ) -> tuple[tuple[str, ...], tuple[Budget, ...]]:
     """The arms and budgets asked for. Raises `UsageError`; called before anything costly."""
-    wanted = check_arms(arms if arms is not None else DEFAULT_ARMS)
+    names = listed(arms) if arms is not None else DEFAULT_ARMS
+    if not any(name.strip() for name in names):
+        raise UsageError(f"no arm is named, got {arms!r}: give some of {','.join(ARMS)}, or leave --arms out")
+    wanted = check_arms(names)
     budgets = parse_budgets(labels_per_class if labels_per_class is not None else "all")
-    if seeds < 1 or not wanted or not budgets:
-        raise UsageError(f"evaluate needs an arm, a label budget and a seed, got {arms}, {labels_per_class!r}, {seeds}")
+    if not budgets:
+        raise UsageError(f"no label budget is named, got {labels_per_class!r}: write 1,5,10,all")
+    if seeds is not None and seeds < 1:
+        raise UsageError(f"--seeds must be 1 or more, got {seeds}")
     return wanted, budgets
 
 
+def check_options(o: Evaluate) -> tuple[str, ...]:
+    """The arms of a configuration, in their order. Raises `UsageError` for what does not fit together."""
+    wanted, _ = check_request(arms=o.arms, labels_per_class=o.labels_per_class, seeds=o.seeds)
+    if o.primary not in ("auto", *wanted):
+        raise UsageError(f"evaluate.primary = {o.primary!r} is not among the arms that run: {', '.join(wanted)}")
+    return wanted
+
+
+def listed(names: str | Sequence[str]) -> Sequence[str]:
+    """Names, also of a text with commas between them."""
+    return names.split(",") if isinstance(names, str) else names
+
+
 def configured(run: Run, settings: Sequence[str], **asked: Any) -> Recipe:
-    """The run's configuration, with what is asked for in its section `evaluate`."""
+    """The run's configuration, with what is asked for in its section `evaluate`.
+
+    `arms` may be a text with commas between names, `references` one name. Raises `UsageError`.
+    """
+    check_request(arms=asked.get("arms"), labels_per_class=asked.get("labels_per_class"), seeds=asked.get("seeds"))
+    if asked.get("arms") is not None:
+        asked["arms"] = listed(asked["arms"])
+    if isinstance(asked.get("references"), str):  # the name of a file may have a comma
+        asked["references"] = [asked["references"]]
     tables = [parse_assignment(text) for text in settings]
     if foreign := [text for text, table in zip(settings, tables, strict=True) if set(table) != {"evaluate"}]:
         raise UsageError(f"an evaluation takes settings of evaluate only, got {foreign[0]!r}")
@@ -58,21 +89,15 @@ def subsets_of(o: Evaluate) -> int:
     return max(SUBSETS, o.seeds) if o.seeds >= ENOUGH_SEEDS else o.seeds
 
 
+def seeds_from(o: Evaluate, count: int) -> list[int]:
+    """So many seeds from the first one on."""
+    return list(range(o.first_seed, o.first_seed + count))
+
+
 def budgets_of(config: Recipe, data: Labelled, narrator: Narrator) -> tuple[tuple[Budget, ...], tuple[Budget, ...]]:
-    """All budgets, and those at which arms are trained."""
+    """All budgets, and those at which arms are trained. Raises as `asked_budgets` does."""
     o = config.evaluate
-    budgets = usual_budgets(data.split) if o.labels_per_class is None else parse_budgets(o.labels_per_class)
-    if o.trained_at is not None:
-        trained = parse_budgets(o.trained_at)
-        if missing := [str(budget) for budget in trained if budget not in budgets]:
-            raise UsageError(
-                f"evaluate.trained_at has {', '.join(missing)}, which is not among the budgets "
-                f"{','.join(map(str, budgets))}: add it to --labels-per-class"
-            )
-    elif o.labels_per_class is not None:
-        trained = budgets
-    else:
-        trained = tuple(budget for budget in budgets if budget in (*TRAINED_LADDER, "all"))
+    budgets, trained = asked_budgets(o, data.split, held_out=data.val_origin != GIVEN)
     if o.labels_per_class is None:
         narrator.chose("evaluate.labels_per_class", ",".join(map(str, budgets)), "as far as the smallest class reaches")
     if len(data.train) > o.all_limit and o.trained_at is None and not (o.arms and set(o.arms) & set(TRAINED_ARMS)):
@@ -84,12 +109,44 @@ def budgets_of(config: Recipe, data: Labelled, narrator: Narrator) -> tuple[tupl
     return budgets, trained
 
 
+def asked_budgets(o: Evaluate, split: Split, *, held_out: bool) -> tuple[tuple[Budget, ...], tuple[Budget, ...]]:
+    """All budgets that are asked for, and those at which arms are to be trained.
+
+    `held_out`: whether validation was taken out of train. Raises `UsageError` for a training at no budget, `DataError`
+    for labels that do not suffice.
+    """
+    budgets = usual_budgets(split) if o.labels_per_class is None else parse_budgets(o.labels_per_class)
+    if o.trained_at is not None:
+        trained = parse_budgets(o.trained_at)
+        if missing := [str(budget) for budget in trained if budget not in budgets]:
+            raise UsageError(
+                f"evaluate.trained_at has {', '.join(missing)}, which is not among the budgets "
+                f"{','.join(map(str, budgets))}: add it to --labels-per-class"
+            )
+    elif o.labels_per_class is not None:
+        trained = budgets
+    else:
+        trained = tuple(budget for budget in budgets if budget in (*TRAINED_LADDER, "all"))
+    try:
+        check_budgets(split, budgets)
+    except DataError as error:
+        left, held = (np.bincount(labels, minlength=len(split.classes)) for labels in (split.train, split.val))
+        poorest = int(left.argmin())
+        if len(split.classes) < 2 or not held_out or not held[poorest]:
+            raise
+        count, taken = int(left[poorest] + held[poorest]), int(held[poorest])
+        is_held = "1 is" if taken == 1 else f"{taken} are"
+        raise DataError(f"{error} (of {count}, {is_held} held out for validation)") from None
+    return budgets, trained
+
+
 def identity_of(
     room: Arms,
     wanted: Sequence[str],
     budgets: Sequence[Budget],
     trained_budgets: Sequence[Budget],
     *,
+    references: Mapping[str, Any],
     minutes: float | None,
 ) -> str:
     """A hash of all that decides a comparison's results: one that goes on must have the same."""
@@ -104,6 +161,7 @@ def identity_of(
         wanted,
         budgets,
         trained_budgets,
+        references,
         minutes,
         compute,
     ]

@@ -1,5 +1,6 @@
 """From an interrupted run to a finished one."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -77,6 +78,8 @@ def resume(
         raise RefusedError(
             f"images or labels of {together['spec']} have changed since {run.path} began: start a new run"
         )
+    if "unlabelled" not in together and config.data.labelled is None:
+        parts = replace(parts, items=None)  # a run of before, when labelled images stayed in the pool
     parts = as_taught(config, parts)
     labelled = 0 if parts.labelled is None else len(parts.labelled)
     # Whether these processes can share it:

@@ -2,11 +2,14 @@
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from twoviews.config import Recipe
 from twoviews.data.source import Spec
 from twoviews.errors import UsageError
+from twoviews.jobs.early import check_comparison
+from twoviews.jobs.reference import check_references
 from twoviews.narrate import Narrator
 from twoviews.run import Run
 
@@ -29,6 +32,41 @@ def labelled_with(config: Recipe, train: Spec | None) -> tuple[Spec | None, Spec
     if train is None:
         raise UsageError("run needs labelled data: add --train DATA, or take a recipe or --set data.labelled=N")
     return (train, None) if config.train.labelled_batch else (None, train)
+
+
+def check_run(
+    config: Recipe,
+    pool: Spec,
+    *,
+    train: Spec | None,
+    val: Spec | None,
+    test: Spec,
+    labels: str | Path | None = None,
+    download: bool = False,
+    narrator: Narrator,
+) -> None:
+    """Refuse before pretraining what the comparison after it would refuse: see `check_comparison`.
+
+    `train`: the labelled data of `run`; the recipe may name others, or take labels from the pool.
+    """
+    trained_on, compared = labelled_with(config, train)
+    drawn = config.data.labelled
+    if drawn is not None:
+        source = pool
+    else:
+        source = next(spec for spec in (compared, trained_on, config.data.labelled_source) if spec is not None)
+    check_comparison(
+        config.evaluate,
+        train=source,
+        val=val,
+        test=test,
+        labels=labels,
+        exclude=config.data.exclude if drawn is not None else None,
+        learnt=compared is None,
+        drawn=drawn,
+        download=download,
+    )
+    check_references(config.evaluate.references, download=download, narrator=narrator)
 
 
 def run_all(

@@ -25,11 +25,16 @@ class Step:
 
 @dataclass(frozen=True)
 class Pool:
-    """What a method may know of the data before training: numbers of samples, of labelled ones, and of classes."""
+    """What a method may know of the data before training: numbers of samples, of labelled ones, and of classes.
+
+    `batch`: samples a step; `labelled_batch`: those of them that are drawn from labelled data beside the pool.
+    """
 
     samples: int
     labelled: int = 0
     classes: int = 0
+    batch: int = 1
+    labelled_batch: int = 0
 
 
 class Method(nn.Module, ABC):

@@ -8,6 +8,7 @@ they tell.
 """
 
 import math
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
@@ -25,14 +26,37 @@ from twoviews.methods.momentum import follow, slow_copy
 from twoviews.methods.views import listed, named, through
 
 _QUEUE = 4096
+_OWN_KEYS = 1 / 8
+"""Older keys of its own image that a query may find in the queue, in the mean: those are negatives that are none."""
+
+
+def own_keys(queue_size: int, pool: Pool) -> float:
+    """Older keys of its own image that a query finds in a queue of this size, in the mean over a later epoch.
+
+    An epoch is a permutation of its own: its keys are of other images, and every key of earlier epochs is of the
+    query's image with a chance of 1 / N. So a batch that begins an epoch finds Q / N, the next one (Q - B) / N, and
+    so on to 0. Labelled data beside the pool has its own epochs, and its part of the queue.
+
+    >>> own_keys(30, Pool(60, batch=60)), round(own_keys(4096, Pool(50_000, batch=256)), 4)
+    (0.5, 0.0036)
+    """
+    found = 0.0
+    for count, batch in ((pool.samples, pool.batch - pool.labelled_batch), (pool.labelled, pool.labelled_batch)):
+        if batch:
+            share = batch / pool.batch
+            keys, steps = queue_size * share, max(1, count // batch)
+            reached = min(steps, math.ceil(keys / batch))
+            found += share * (reached * keys - batch * reached * (reached - 1) / 2) / (count * steps)
+    return found
 
 
 class MoCo(Method):
     """Encoder, plain head, their momentum copies, InfoNCE against a queue (v2).
 
     `temperature`: of the softmax over similarities. `momentum`: of the slow copy, each step. `queue_size`: keys that
-    are kept, by default 4,096 and at most half the pool, so that few of them are of the batch's own samples.
-    `projector_width`: of the hidden layer, the encoder's width by default. `projector_dim`: of queries and keys.
+    are kept, by default 4,096; at most half the pool, and so few that a query finds no more than 1/8 older keys of its
+    own image among them, in the mean (`own_keys`). `projector_width`: of the hidden layer, the encoder's width by
+    default. `projector_dim`: of queries and keys.
     """
 
     takes_crops = True
@@ -61,17 +85,18 @@ class MoCo(Method):
 
     @classmethod
     def suited(cls, options: Mapping[str, Any], pool: Pool) -> Mapping[str, tuple[Any, str]]:
-        half = max(1, pool.samples // 2)
+        sizes = range(1, pool.samples // 2 + 1)
+        most = max(1, bisect_right(sizes, _OWN_KEYS, key=lambda size: own_keys(size, pool)))
         asked = options.get("queue_size")
-        if asked is None:
-            reason = f"{_QUEUE:,}, or half of the {pool.samples:,} images, whichever is less"
-            return {"queue_size": (min(_QUEUE, half), reason)}
-        if asked > half:
+        size = min(_QUEUE, most) if asked is None else asked
+        meets = f"{own_keys(size, pool):.2g} older keys of its own image, in the mean"
+        if size > most:
             raise UsageError(
-                f"method.queue_size = {asked} is more than half of the {pool.samples} images, so the queue would hold "
-                f"many views of the batch's own samples as negatives: give at most {half}"
+                f"method.queue_size = {size}: with {pool.samples:,} images in batches of {pool.batch:,}, a query would "
+                f"find {meets}, and push it away; {_OWN_KEYS:g} and half of the images are the limit: give at most "
+                f"{most}, or a smaller batch"
             )
-        return {}
+        return {"queue_size": (size, f"{pool.samples:,} images in batches of {pool.batch:,}: a query finds {meets}")}
 
     def project(self, views: Sequence[Tensor]) -> Projections:
         # Of the global views the first is the query and the second the key; every local crop is a query.

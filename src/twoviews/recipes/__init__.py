@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from twoviews.config import read_recipe_file
-from twoviews.errors import unknown_name
+from twoviews.errors import UsageError, unknown_name
 
 
 def recipe_names() -> list[str]:
@@ -26,8 +26,19 @@ def recipe_summary(name: str) -> str:
 
 
 def load_recipe(name: str | Path) -> dict[str, Any]:
-    """The tables of a recipe: a name, or the path of a TOML file."""
+    """The tables of a recipe: a name, or the path of a TOML file.
+
+    Raises `UsageError` for an unknown name, a folder, and a file that is not TOML.
+    """
+    path = Path(name)
+    if str(name) not in recipe_names() and path.is_dir():
+        raise UsageError(f"recipe {str(name)!r} is a folder: give a TOML file, of a run {path / 'config.toml'}")
     if isinstance(name, Path) or name.endswith(".toml"):
-        return read_recipe_file(Path(name))
+        return read_recipe_file(path)
+    if path.suffix or len(path.parts) > 1:
+        raise UsageError(
+            f"unknown recipe {name!r}: a recipe file ends in .toml, that of a run is RUN/config.toml; names: "
+            f"{', '.join(recipe_names()[:5])}, ... (twoviews recipes)"
+        )
     recipe_text(name)
     return read_recipe_file(Path(str(files(__name__) / f"{name}.toml")))

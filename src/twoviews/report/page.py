@@ -32,6 +32,9 @@ from twoviews.report.tried import looks_text, protocol, tested_on, tried
 from twoviews.report.verdicts import shown
 from twoviews.run import Run
 
+FEW_TRIALS = 8
+"""More of an arm fold."""
+
 FILTERS: dict[str, Callable[..., object]] = {
     "said": words.said,
     "per_cent": words.per_cent,
@@ -110,6 +113,7 @@ def render(record: Record) -> str:
         map=embedding_map(record.gallery, pictures=sprite is not None),
         queries=neighbour_rows(record.gallery) if sprite else [],
         tried=tried(results),
+        few_trials=FEW_TRIALS,
         looks=looks_text(results.looks),
         protocol=protocol(results),
         tested_on=tested_on(results),

@@ -7,7 +7,20 @@ from torch import Tensor
 
 from twoviews.errors import UsageError
 from twoviews.views.ops import DecodedBatch, RandomResizedCrop
-from twoviews.views.policies import Views
+from twoviews.views.policies import Policy, Views
+
+SMALLEST = 4
+"""Side of a local view in px, at least."""
+
+
+def cropping(policy: Policy) -> RandomResizedCrop:
+    """The random crop of a policy, which multi-crop changes. Raises UsageError for a policy without one."""
+    if not isinstance(policy.framing, RandomResizedCrop):
+        raise UsageError(
+            f"multi-crop needs a policy with a random crop, and {policy.name!r} has none: choose another policy, "
+            "or leave multi-crop out"
+        )
+    return policy.framing
 
 
 class MultiCrop:
@@ -37,19 +50,14 @@ class MultiCrop:
         local_scale: tuple[float, float] = (0.05, 0.25),
         global_min_scale: float | None = 0.25,
     ) -> None:
-        policy, crop = views.policy, views.policy.framing
-        if not isinstance(crop, RandomResizedCrop):
-            raise UsageError(
-                f"multi-crop needs a policy with a random crop, and {policy.name!r} has none: choose another policy, "
-                "or leave multi-crop out"
-            )
+        policy, crop = views.policy, cropping(views.policy)
         for name, count in (("global_views", global_views), ("local_views", local_views)):
             if count < 1:
                 raise UsageError(f"multi-crop needs {name} of at least 1, not {count}: leave it out for one size")
-        if not 1 <= local_size <= views.image_size:
+        if not SMALLEST <= local_size <= views.image_size:
             raise UsageError(
-                f"local views must have 1 to {views.image_size} px, the size of the global ones, not {local_size}: "
-                "choose a smaller local_size"
+                f"local views must have {SMALLEST} to {views.image_size} px, the size of the global ones, not "
+                f"{local_size}: choose another local_size"
             )
         low, high = local_scale
         if not 0 < low <= high <= 1:
