@@ -20,8 +20,8 @@ distill TEACHER_RUN DATA --batch-size --devices --download --encoder --epochs --
 --json --labelled --labels --micro-batch --minutes --out* --overwrite --probe-data --quiet --recipe --seed --set --test
 embed RUN DATA --devices --download --json --labels --out* --overwrite --quiet
 encoders --json --quiet
-evaluate RUN --arms --devices --download --exclude --json --labels --labels-per-class --minutes --quiet --seeds \
---test* --train --val
+evaluate RUN --arms --devices --download --exclude --json --labels --labels-per-class --metric --minutes --quiet \
+--reference --seeds --set --subsets --test* --train --trained-at --val
 methods --json --quiet
 predict RUN DATA --download --json --quiet
 pretrain DATA --batch-size --devices --download --encoder --epochs --exclude --fraction --image-size --init --json \
@@ -30,8 +30,8 @@ recipes [show NAME] --json --quiet
 report RUN --json --out --quiet
 resume RUN --anyway --devices --json --micro-batch --quiet
 run DATA --arms --batch-size --devices --download --encoder --epochs --exclude --fraction --image-size --init --json \
---labels --labels-per-class \
---micro-batch --minutes --out* --overwrite --probe-data --quiet --recipe --seed --seeds --set --test* --train --val
+--labels --labels-per-class --metric --micro-batch --minutes --out* --overwrite --probe-data --quiet --recipe \
+--reference --seed --seeds --set --subsets --test* --train --trained-at --val
 views DATA --download --image-size --json --out* --quiet --recipe --seed --set
 """
 

@@ -361,7 +361,7 @@ def _check_method(settings: Sequence[str]) -> None:
 
 
 def _stored_side(teacher: Run, image_size: int, settings: Sequence[str], *, narrator: Narrator) -> list[str]:
-    """The side of stored images as a setting that the user's come after: the teacher's, or that of another image size."""
+    """The side of stored images, as a setting before the user's: the teacher's, or that of another image size."""
     seen = Preprocessing.of(teacher.encoder)
     own = make_recipe({"data": {"image_size": image_size}}, *map(parse_assignment, settings)).data
     side = seen.storage.cache_side
