@@ -22,7 +22,6 @@ is found where any budget says "helps"; the mean over budgets is given too.
 import argparse
 import json
 import platform
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -193,7 +192,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args(arguments)
-    started, results = time.time(), []
+    results = []
     print(
         f"{'case':36} {'test':>5} {'gain':>5} {'false':>7} {'helps':>7} {'a budget':>9} {'covers':>7} {'± points':>9}"
     )
@@ -216,7 +215,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "validation_items": VALIDATION,
             "classes": CLASSES,
             "machine": f"{cpu_name()}, {platform.system()}, Python {platform.python_version()}",
-            "minutes": round((time.time() - started) / 60, 1),
             "results": results,
         }
         options.out.write_text(json.dumps(facts, indent=1) + "\n")
