@@ -26,7 +26,6 @@ from twoviews.evaluation.compare import (
     Arm,
     Budget,
     Comparison,
-    check_budgets,
     order_of,
     seeds_of,
     selection_budget,
@@ -35,14 +34,24 @@ from twoviews.evaluation.floors import floors
 from twoviews.evaluation.verdict import verdict
 from twoviews.jobs.arms import Arms, Ground
 from twoviews.jobs.decide import storage_of
+from twoviews.jobs.early import check_comparison
 from twoviews.jobs.head import with_head
 from twoviews.jobs.labelled import load_labelled
 from twoviews.jobs.looks import finish_opening, in_words, looks, record_opening
 from twoviews.jobs.protocol import protocol
 from twoviews.jobs.reading import load_shared
 from twoviews.jobs.records import Journal
-from twoviews.jobs.reference import load_references
-from twoviews.jobs.request import budgets_of, check_request, configured, identity_of, seeds_from, subsets_of, text_of
+from twoviews.jobs.reference import check_references, load_references
+from twoviews.jobs.request import (
+    budgets_of,
+    check_options,
+    check_request,
+    configured,
+    identity_of,
+    seeds_from,
+    subsets_of,
+    text_of,
+)
 from twoviews.jobs.shipped import ship_classifier, write_pictures
 from twoviews.jobs.trained import Trained
 from twoviews.narrate import Narrator
@@ -62,8 +71,8 @@ def evaluate(
     test: Spec,
     train: Spec | None = None,
     val: Spec | None = None,
-    arms: Sequence[str] | None = None,
-    references: Sequence[str] | None = None,
+    arms: str | Sequence[str] | None = None,
+    references: str | Sequence[str] | None = None,
     labels_per_class: str | Iterable[Budget] | None = None,
     trained_at: str | Iterable[Budget] | None = None,
     seeds: int | None = None,
@@ -120,7 +129,9 @@ def evaluate(
         metric=metric,
     )
     o = config.evaluate
-    wanted, _ = check_request(arms=o.arms, labels_per_class=o.labels_per_class, seeds=o.seeds)
+    wanted = check_options(o)
+    check_comparison(o, train=train, val=val, test=test, labels=labels, exclude=exclude, download=download)
+    check_references(o.references, download=download)
     compute = choose_compute(
         device=config.train.device,
         precision=info["precision"],
@@ -141,11 +152,8 @@ def evaluate(
         narrator=narrator,
     )
     budgets, trained_budgets = budgets_of(config, data, narrator)
-    check_budgets(data.split, budgets)
     if set(wanted) & {"finetune", "distill"} and o.finetune_from == "head":
         with_head(nn.Identity(), run.head)  # whether there is one
-    if o.primary not in ("auto", *wanted):
-        raise UsageError(f"evaluate.primary = {o.primary!r} is not among the arms that run: {', '.join(wanted)}")
 
     began = time.monotonic()
     room = Arms(run, config, info, compute=compute, data=data, module=encoder, narrator=narrator)
