@@ -200,9 +200,9 @@ class Evaluate(Section):
     lrs: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1e-3, 2e-3, 5e-3)
     """Peak learning rates that both trained arms choose from on validation."""
     fixed_lr: Positive = 2e-3
-    stop: Literal["last", "validation"] = "validation"
-    """Where several rates are tried: train to the last update, or to the point of the curve that was best on validation
-    in the trials, alike for all budgets and seeds of the arm."""
+    stop: Literal["last", "validation"] = "last"
+    """Train to the last update; or, where several rates are tried, to the point of the curve that was best on
+    validation in the trials, for all budgets and seeds of the arm; few validation images choose it at random."""
     finetune_from: Literal["h", "head"] = "h"
     """Fine-tuning keeps the encoder, or the encoder and the first layer of the projection head (SimCLR v2)."""
     encoder_lr_ratio: Fraction = 0.3

@@ -46,20 +46,27 @@ def test_the_curves_of_the_largest_budget_are_followed_and_nothing_else_changes(
         if run and row["update"] <= run[-1]["update"]:
             run.clear()  # a trial
         run.append(row)
-    results = json.loads((place.run / "evaluation" / "results.json").read_text())
-    for (arm, budget, seed), run in runs.items():
+    for (_, budget, seed), run in runs.items():
         measured = [row["val_accuracy"] is not None for row in run]
         assert measured == ([True] * len(run) if (budget, seed) == (5, 0) else [False] * (len(run) - 1) + [True])
         assert [row["epoch"] for row in run] == [
             round(16 * u / (4 * budget), 4) if budget == 1 else u for u in range(1, len(run) + 1)
         ]
-        # Below 5 labels nothing is chosen, from there on an arm stops where its trials were best.
-        stop = results["protocol"]["settings"][arm]["setting"]["stop"]
-        assert len(run) == (6 if budget == 1 else round(6 * stop))
-    # Trials come first, and are followed: where to stop is chosen on them.
+    # Trials come first, and are not followed.
     trials = rows[: 2 * 3 * 6]
     assert {row["labels_per_class"] for row in trials} == {5}
-    assert all(row["val_accuracy"] is not None for row in trials)
+    assert sum(row["val_accuracy"] is not None for row in trials) == 2 * 3
+
+
+def test_where_to_stop_may_be_chosen_on_validation(evaluate: Evaluate, tmp_path: Path) -> None:
+    results = evaluate("--arms", "finetune,supervised", "--labels-per-class", "1,5", "--seeds", 1, stop="validation")
+    for arm, chosen in results["protocol"]["settings"].items():
+        assert len(chosen["trials"]) == 3 * 6
+        best = max(trial["val_score"] for trial in chosen["trials"])
+        assert best == next(t["val_score"] for t in chosen["trials"] if t["setting"] == chosen["setting"])
+        rows = [row for row in curves_of(tmp_path) if (row["arm"], row["labels_per_class"]) == (arm, 5)][3 * 6 :]
+        assert [row["update"] for row in rows] == list(range(1, round(6 * chosen["setting"]["stop"]) + 1))
+    assert "stopped where validation was best" in results["protocol"]["trained"]
 
 
 def test_tutorials_adam(evaluate: Evaluate, tmp_path: Path) -> None:

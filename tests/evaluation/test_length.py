@@ -39,7 +39,7 @@ def test_enough_time_cuts_nothing():
 def test_what_is_left_after_looking_is_shared_by_all_updates():
     seeds = [0, 1, 2]
     pairs = 3 * 3  # of one arm
-    looked = (6 + 2 * pairs + (6 + 2) * 10) * (240 + 512) + 2 * pairs * 600  # trials are followed on validation too
+    looked = (6 + 2 * pairs + 2 * 10) * (240 + 512) + 2 * pairs * 600
     seconds = (200.5 * (6 + 2 * pairs) * 0.05 + looked * 0.001) / 0.92
     found, kept, cut = fit_to_time(
         Length(300, 64), seeds, work_of(), seconds=seconds, per_update=0.05, per_sample=0.001
@@ -73,5 +73,5 @@ def test_seeds_go_before_a_training_is_none():
 def test_curves_are_followed_only_where_there_is_validation(val, points):
     work = work_of(val=val, trials=0, tried_at=None)
     assert work.samples([0]) == (2 * 3 + 2 * points) * (val + 512) + 2 * 3 * 600
-    tried = work_of(val=val)
+    tried = work_of(val=val, along=True)
     assert tried.samples([0]) == (6 + 2 * 3 + (6 + 2) * points) * (val + 512) + 2 * 3 * 600

@@ -52,6 +52,8 @@ class Work:
     test: int
     points: int
     """Of a curve that is followed on validation."""
+    along: bool = False
+    """Whether the trials are followed too."""
 
     def pairs(self, seeds: Sequence[int]) -> int:
         """Trainings of one arm on these seeds."""
@@ -66,7 +68,7 @@ class Work:
     def samples(self, seeds: Sequence[int]) -> int:
         """Samples that are only looked at: statistics, validation on the way and at the end, test."""
         pairs = self.arms * self.pairs(seeds)
-        followed = (self.trials + self.arms) * self.points if self.val else 0
+        followed = ((self.trials if self.along else 0) + self.arms) * self.points if self.val else 0
         return (self.trials + pairs + followed) * (self.val + STATISTICS_SAMPLES) + pairs * self.test
 
 

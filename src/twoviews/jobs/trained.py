@@ -35,6 +35,11 @@ class Trained:
         self._teacher: tuple[Any, Classifier] | None = None
 
     @property
+    def _along(self) -> bool:
+        """Whether trials are followed on validation, to choose where to stop."""
+        return self.options.stop == "validation"
+
+    @property
     def length(self) -> Length:
         """How long the arms train where time cuts nothing."""
         o = self.options
@@ -57,7 +62,7 @@ class Trained:
                 )
 
     def arm(self, name: str, length: Length, *, largest: Budget, chosen: Mapping[str, dict[str, Any]]) -> Arm:
-        """One arm, followed closely on validation in its trials and at the largest budget.
+        """One arm, followed on validation at the largest budget, and in its trials where these say when to stop.
 
         `chosen`: the settings of the arms by now, of which `distill` takes its teacher's.
         """
@@ -65,9 +70,12 @@ class Trained:
         def fit(indices: np.ndarray, setting: Setting, *, seed: int, budget: Budget, trial: bool) -> Fitted:
             if name == "distill":
                 teacher = self._teacher_of(indices, seed=seed, budget=budget, length=length, chosen=chosen)
-                fitted = self._distilled(teacher, indices, setting, seed=seed, length=length, follow=trial)
+                fitted = self._distilled(
+                    teacher, indices, setting, seed=seed, length=length, follow=trial and self._along
+                )
             else:
-                followed = trial or (budget, seed) == (largest, self.options.first_seed)
+                closely = (budget, seed) == (largest, self.options.first_seed)
+                followed = self._along if trial else closely
                 fitted = self._fitted(name, indices, setting, seed=seed, length=length, follow=followed)
                 if name == "finetune":
                     self._teacher = (_key(budget, seed, setting), fitted.model)
@@ -77,7 +85,7 @@ class Trained:
             return replace(fitted, curve=tuple({**facts, **point} for point in fitted.curve))
 
         settings = tuple({"lr": lr, "stop": 1.0} for lr in self.options.lrs)
-        stopped = (lambda setting, part: {**setting, "stop": part}) if self.options.stop == "validation" else None
+        stopped = (lambda setting, part: {**setting, "stop": part}) if self._along else None
         return Arm(name, fit, settings=settings, fixed={"lr": self.options.fixed_lr, "stop": 1.0}, stopped=stopped)
 
     def _fitted(
@@ -237,6 +245,7 @@ class Trained:
             val=len(self.split.val),
             test=len(self.split.test),
             points=self.options.curves,
+            along=self._along,
         )
         length, kept, cut = fit_to_time(
             self.length, seeds, work, seconds=time_left, per_update=per_update, per_sample=per_sample
