@@ -191,7 +191,9 @@ def test_evaluate_leaves_the_student_as_it_is(
         assert f"{out / 'classifier'} stays as distillation trained it" in outcome.err
         assert {file.name: file.read_bytes() for file in (out / "classifier").iterdir()} == before
         assert json.loads((out / "evaluation" / "results.json").read_text())["classifier"] is None
-        assert not (out / "evaluation" / "predictions.csv").exists()
+        lines = (out / "evaluation" / "predictions.csv").read_text().splitlines()
+        assert len(lines) == 41
+        assert all(line.endswith(",") for line in lines[1:])  # the items and their labels, and nothing predicted
     assert Run(out).info()["distillation"] == distilled
     outcome = twoviews("predict", out, place.test, "--json")
     truth = load_corpus(place.test)

@@ -199,3 +199,21 @@ def test_a_baseline_that_has_not_left_chance_is_told(run: Path, evaluate: Callab
     well = ("--set", "evaluate.lrs=[1e-2]", "--set", "evaluate.fixed_lr=1e-2", "--set", "evaluate.updates=60")
     notes = whole(evaluate(run, *FEW, *well, "--arms", "linear,supervised"))["verdict"]["notes"]
     assert not any("not trained" in text for text in notes)
+
+
+def test_an_evaluation_without_a_classifier_leaves_the_earlier_one(
+    run: Path, evaluate: Callable[..., Any], twoviews: Command, place: Any
+) -> None:
+    whole(evaluate(run, *FEW, "--arms", "linear"))
+    before = (run / "classifier" / "model.safetensors").read_bytes()
+    answers = twoviews("predict", run, place.test, "--json").json()
+    outcome = evaluate(run, *FEW, "--arms", "knn")
+    assert whole(outcome)["classifier"] is None
+    assert f"{run / 'classifier'} stays, of an earlier evaluation" in outcome.err
+    assert (run / "classifier" / "model.safetensors").read_bytes() == before
+    assert twoviews("predict", run, place.test, "--json").json() == answers
+    about = json.loads((run / "classifier" / "config.json").read_text())
+    assert (about["train"], about["test"]) == (str(place.train), str(place.test))
+    # Its items and labels are there for a comparison with other runs.
+    found = twoviews("compare", run, place.run, "--arm", "knn", "--json").json()
+    assert json.dumps(found).count("has no predictions") == 0

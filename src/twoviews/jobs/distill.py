@@ -296,7 +296,9 @@ def _own_labels(run: Run, shape: tuple[int, ...]) -> tuple[set[str], bool]:
 
 def _fitted_on(run: Run, shape: tuple[int, ...], *, download: bool) -> tuple[set[str], bool]:
     """Of the labelled data of a run's evaluation, without what lay in its test too and so was not trained on."""
-    spec, stored = read_json(run.results)["protocol"], Preprocessing.of(run.encoder).storage
+    spec, stored = read_json(run.classifier / "config.json"), Preprocessing.of(run.encoder).storage
+    if "train" not in spec:  # a classifier of before it said so
+        spec = read_json(run.results)["protocol"]
     train, test = (
         load_corpus(
             spec[name],

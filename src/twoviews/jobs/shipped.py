@@ -1,6 +1,5 @@
 """What a comparison leaves for use: the best classifier, its predictions on test, and pictures for the report."""
 
-import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
@@ -29,22 +28,15 @@ def ship_classifier(
     """
     if _is_distilled(room.run):
         room.narrator.say(f"{room.run.classifier} stays as distillation trained it: an evaluation writes none over it")
-        if distributed.is_main():
-            (room.run.evaluation / "predictions.csv").unlink(missing_ok=True)
         return None
     found = [key for key in comparison.shippable if key[0] in PRETRAINED_ARMS]
     best = max(found, key=lambda key: comparison.val_scores.get(key, 0.0), default=None)
     if not len(room.data.val):
         primary = primary_arm(comparison, budgets)
         best = max((key for key in found if key[0] == primary), key=lambda key: budgets.index(key[1]), default=None)
-    if best is None:  # one of an earlier evaluation would not fit these results
-        if distributed.is_main():
-            if room.run.classifier.exists():
-                room.narrator.warn(
-                    "these arms fit no classifier: that of an earlier evaluation is removed with its results"
-                )
-            shutil.rmtree(room.run.classifier, ignore_errors=True)
-            (room.run.evaluation / "predictions.csv").unlink(missing_ok=True)
+    if best is None:
+        if room.run.classifier.exists():
+            room.narrator.say(f"these arms fit no classifier: {room.run.classifier} stays, of an earlier evaluation")
         return None
     key = best
     arm, budget, seed = key
@@ -64,7 +56,11 @@ def ship_classifier(
             encoder=room.run.encoder,
             head=room.run.head if isinstance(model, Classifier) and isinstance(model.encoder, WithHead) else None,
             classes=room.data.split.classes,
-            facts={"arm": arm, "labels_per_class": budget, "seed": seed, **validated},
+            facts={
+                **{"arm": arm, "labels_per_class": budget, "seed": seed, **validated},
+                # What it was fitted on, also where a later evaluation replaces the results.
+                **{"train": room.data.train.spec, "test": room.data.test.spec},
+            },
         )
     distributed.barrier()
     predicted = comparison.predictions[key]
@@ -88,20 +84,20 @@ def _is_distilled(run: Run) -> bool:
 
 
 def write_pictures(room: Arms, comparison: Comparison, classifier: dict[str, Any] | None) -> None:
-    """Predictions and the gallery that the report shows."""
+    """The test items with what the classifier says of them, where there is one, and the gallery of the report."""
     embedded: Embeddings = room.features["test"]
-    predicted = None
+    names, predicted = room.data.split.classes, None
     if classifier is not None:
         predicted = comparison.predictions[classifier["arm"], classifier["labels_per_class"], classifier["seed"]]
-        names = room.data.split.classes
-        write_rows(
-            room.run.evaluation / "predictions.csv",
-            (
-                {"id": i, "label": names[t], "predicted": names[p]}
-                for i, t, p in zip(room.data.test.ids, room.data.split.test, predicted, strict=True)
-            ),
-            columns=["id", "label", "predicted"],
-        )
+    said = [""] * len(room.data.test) if predicted is None else [names[p] for p in predicted]
+    write_rows(
+        room.run.evaluation / "predictions.csv",
+        (
+            {"id": i, "label": names[t], "predicted": p}
+            for i, t, p in zip(room.data.test.ids, room.data.split.test, said, strict=True)
+        ),
+        columns=["id", "label", "predicted"],
+    )
     content, sprite = build_gallery(room.data.test.values, embedded, predicted, seed=0)
     write_json(room.run.evaluation / "gallery.json", content)
     sprite.save(room.run.evaluation / "thumbnails.png")
