@@ -234,10 +234,9 @@ def test_the_test_set_is_held_against_what_was_trained_on(
         assert f"60 of 60 test items have the pixels of {text}: " in outcome.err
 
     teacher = copy_of(place.run, tmp_path / "teacher")
-    results = json.loads((place.run / "evaluation" / "results.json").read_text())
-    results["protocol"]["test"] = str(images(tmp_path / "fewer.npz", count=20, seed=0))  # these left its train
-    (teacher / "evaluation").mkdir()
-    (teacher / "evaluation" / "results.json").write_text(json.dumps(results))
+    about = json.loads((teacher / "classifier" / "config.json").read_text())
+    about["test"] = str(images(tmp_path / "fewer.npz", count=20, seed=0))  # these left its train
+    (teacher / "classifier" / "config.json").write_text(json.dumps(about))
     shutil.copy(place.run / "manifest.csv", teacher / "manifest.csv")
     seen = compare_with_teacher(run, Run(teacher), place.train, narrator=Narrator())["seen"]
     expected = len(
