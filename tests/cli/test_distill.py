@@ -244,8 +244,8 @@ def test_the_test_set_is_held_against_what_was_trained_on(
     )
     assert seen["teacher_labels"] == expected < 60
 
-    results["protocol"]["train"] = "gone.npz"
-    (teacher / "evaluation" / "results.json").write_text(json.dumps(results))
+    about["train"] = "gone.npz"
+    (teacher / "classifier" / "config.json").write_text(json.dumps(about))
     heard = Heard()
     seen = compare_with_teacher(run, Run(teacher), place.train, narrator=heard)["seen"]
     assert (seen["teacher_images"], seen["teacher_labels"]) == (60, None)
