@@ -7,17 +7,17 @@ from pathlib import Path
 from time import localtime, strftime
 from typing import Any
 
-from twoviews.cli.output import make_narrator, print_json, print_table
+from twoviews.cli.output import narrator_of, print_json, print_table
 from twoviews.cli.shown import show, show_compared, show_distillation, show_list, show_results, show_scan
-from twoviews.errors import RefusedError, UsageError
-from twoviews.launched import launched_rank
+from twoviews.cli.verbs import VERBS
+from twoviews.errors import UsageError
 from twoviews.narrate import Narrator
 
 
 def demo(a: argparse.Namespace) -> None:
     from twoviews.jobs.demo import demo as run_demo
 
-    run, results = run_demo(out=a.out, overwrite=a.overwrite, narrator=_narrator(a))
+    run, results = run_demo(out=a.out, overwrite=a.overwrite, narrator=narrator_of(a))
     show_results(results, run, as_json=a.json)
 
 
@@ -31,7 +31,7 @@ def check(a: argparse.Namespace) -> None:
         out=a.out,
         labels=a.labels,
         download=a.download,
-        narrator=_narrator(a),
+        narrator=narrator_of(a),
     )
     if a.json:
         print_json(report.to_dict())
@@ -50,13 +50,13 @@ def views(a: argparse.Namespace) -> None:
         seed=a.seed,
         settings=a.settings,
         download=a.download,
-        narrator=_narrator(a),
+        narrator=narrator_of(a),
     )
     show({"sheet": str(path)}, as_json=a.json)
 
 
 def pretrain(a: argparse.Namespace) -> None:
-    run = _pretrain(a, labelled=a.labelled, minutes=a.minutes, narrator=_narrator(a))
+    run = _pretrain(a, labelled=a.labelled, minutes=a.minutes, narrator=narrator_of(a))
     info = run.info()
     shown = {"run": str(run.path), **{k: info[k] for k in ("steps", "epochs", "seconds", "encoder_sha256")}}
     show(shown, as_json=a.json)
@@ -65,7 +65,7 @@ def pretrain(a: argparse.Namespace) -> None:
 def resume(a: argparse.Namespace) -> None:
     from twoviews.jobs.resume import resume as resume_run
 
-    run = resume_run(a.run, anyway=a.anyway, micro_batch=a.micro_batch, narrator=_narrator(a))
+    run = resume_run(a.run, anyway=a.anyway, micro_batch=a.micro_batch, narrator=narrator_of(a))
     info = run.info()
     shown = {"run": str(run.path), **{k: info[k] for k in ("steps", "epochs", "seconds", "encoder_sha256")}}
     show(shown, as_json=a.json)
@@ -79,7 +79,7 @@ def evaluate(a: argparse.Namespace) -> None:
         minutes=a.minutes,
         exclude=a.exclude,
         settings=a.settings,
-        narrator=_narrator(a),
+        narrator=narrator_of(a),
     )
     show_results(results, a.run, as_json=a.json)
 
@@ -109,7 +109,7 @@ def distill(a: argparse.Namespace) -> None:
         settings=a.settings,
         overwrite=a.overwrite,
         download=a.download,
-        narrator=_narrator(a),
+        narrator=narrator_of(a),
     )
     info = run.info()
     shown = {"run": str(run.path), **{k: info[k] for k in ("steps", "epochs", "seconds", "encoder_sha256")}}
@@ -120,32 +120,6 @@ def distill(a: argparse.Namespace) -> None:
     show(shown, as_json=False)
     if found is not None:
         show_distillation(found)
-
-
-def embed(a: argparse.Namespace) -> None:
-    from twoviews.jobs.embed import embed as embed_data
-
-    out = Path(a.out)
-    if out.exists() and not a.overwrite and (not out.is_dir() or any(out.iterdir())):
-        raise RefusedError(f"{out} is not empty: choose another --out or give --overwrite")
-    embeddings = embed_data(a.run, a.data, out=out, labels=a.labels, download=a.download, narrator=_narrator(a))
-    shown = {"out": str(out), "count": len(embeddings), "dimensions": embeddings.vectors.shape[1]}
-    show(shown, as_json=a.json)
-
-
-def predict(a: argparse.Namespace) -> None:
-    from twoviews.jobs.classifier import predict as predict_data
-
-    predictions = predict_data(a.run, a.data, download=a.download, narrator=_narrator(a))
-    if a.json:
-        print_json([{"id": p.id, "label": p.label, "probability": p.probability} for p in predictions])
-    else:
-        import csv
-        import sys
-
-        writer = csv.writer(sys.stdout)
-        writer.writerow(["id", "label", "probability"])
-        writer.writerows([p.id, p.label, p.probability] for p in predictions)
 
 
 def report(a: argparse.Namespace) -> None:
@@ -186,7 +160,7 @@ def run(a: argparse.Namespace) -> None:
     options = {"data": {"exclude": a.exclude}, "evaluate": asked}
     config = make_recipe(load_recipe(a.recipe), *map(parse_assignment, a.settings), options)
     labelled, train = labelled_with(config, a.train)
-    narrator = _narrator(a)
+    narrator = narrator_of(a)
     distributed.join()
     data = {"train": a.train, "val": a.val, "test": a.test, "labels": a.labels}
     check_run(config, a.data, **data, download=a.download, narrator=narrator)
@@ -207,7 +181,7 @@ def cache(a: argparse.Namespace) -> None:
     home = cache_home()
     if a.remove and (a.remove[0] != "remove" or len(a.remove) < 2):
         raise UsageError(f"cannot read {' '.join(a.remove)!r}: write twoviews cache, or twoviews cache remove NAME|all")
-    listed = remove(home, a.remove[1:], narrator=_narrator(a)) if a.remove else entries(home)
+    listed = remove(home, a.remove[1:], narrator=narrator_of(a)) if a.remove else entries(home)
     if a.json:
         print_json([asdict(entry) for entry in listed])
         return
@@ -264,8 +238,6 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "resume": resume,
     "evaluate": evaluate,
     "distill": distill,
-    "embed": embed,
-    "predict": predict,
     "report": report,
     "compare": compare,
     "run": run,
@@ -273,11 +245,8 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "recipes": recipes,
     "methods": methods,
     "encoders": encoders,
+    **{name: verb.act for name, verb in VERBS.items()},
 }
-
-
-def _narrator(a: argparse.Namespace) -> Narrator:
-    return make_narrator(quiet=a.quiet or launched_rank() > 0)
 
 
 def _pretrain(a: argparse.Namespace, *, labelled: Any, minutes: float | None, narrator: Narrator) -> Any:

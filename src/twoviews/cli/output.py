@@ -1,5 +1,6 @@
 """Messages and progress on standard error, results on standard output."""
 
+import argparse
 import json
 import sys
 import time
@@ -11,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from twoviews.launched import launched_rank
 from twoviews.narrate import Narrator, Ticker
 
 PLAIN_EVERY = 10.0
@@ -43,6 +45,11 @@ def make_narrator(*, quiet: bool) -> Narrator:
     if quiet:
         return Narrator()
     return RichNarrator() if sys.stderr.isatty() else PlainNarrator()
+
+
+def narrator_of(arguments: argparse.Namespace) -> Narrator:
+    """How a command speaks: not at all with `--quiet`, and in one process of several."""
+    return make_narrator(quiet=arguments.quiet or launched_rank() > 0)
 
 
 class PlainNarrator(Narrator):
