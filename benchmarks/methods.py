@@ -10,6 +10,8 @@ digits   recipe `digits` with the method exchanged, 60 epochs in batches of 128;
 cifar10  recipe `cifar10-cpu` with the method exchanged, 200 steps of 256; all 45,000 training labels for kNN and probe,
          whose one penalty is fixed beforehand; each seed decides weights, order and views
 
+--jobs N runs N of them at a time, each in a process of its own, on a machine with as many cores or on one GPU.
+
 Methods keep their default options, but for what CHOSEN says. Beside them: the same network with random weights, and raw
 pixels. `sup_con` and `supervised` are given the labels of all training images, the others none. Finished runs under
 --runs are read, not repeated.
@@ -18,6 +20,8 @@ pixels. `sup_con` and `supervised` are given the labels of all training images, 
 import argparse
 import json
 import platform
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +46,7 @@ FLOORS = ("random-linear", "pixels-linear", "pixels-knn")
 
 def one_run(options: argparse.Namespace, method: str, seed: int) -> dict[str, Any]:
     """Pretrain and evaluate once; accuracies by arm, and seconds of pretraining."""
+    torch.set_num_threads(1)
     run = Run(Path(options.runs) / f"{options.data}-{method}-{seed}")
     settings = [f"method.name={method}", "train.threads=1", f"evaluate.first_seed={seed}", "train.evaluations=1"]
     if options.data == "digits":
@@ -81,15 +86,19 @@ def main() -> None:
     parser.add_argument("--methods", default=",".join(name for name in METHODS if name != "distillation"))
     parser.add_argument("--seeds", type=int)
     parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--runs", default="runs/methods")
     parser.add_argument("--out", required=True)
     options = parser.parse_args()
-    torch.set_num_threads(1)
     seeds = range(options.seeds or (5 if options.data == "digits" else 3))
     table: dict[str, Any] = {}
-    for seed in seeds:  # seed by seed, so that what is there after an interruption is a whole table
-        for method in options.methods.split(","):
-            table.setdefault(method, []).append(one_run(options, method, seed))
+    methods = options.methods.split(",")
+    pool = ProcessPoolExecutor(options.jobs, mp_context=get_context("spawn"), max_tasks_per_child=1)
+    # Seed by seed, so that what is there after an interruption is a whole table.
+    asked = {(seed, method): pool.submit(one_run, options, method, seed) for seed in seeds for method in methods}
+    for seed in seeds:
+        for method in methods:
+            table.setdefault(method, []).append(asked[seed, method].result())
             print(seed, method, table[method][-1], flush=True)
         rows = {
             method: {
@@ -101,7 +110,9 @@ def main() -> None:
         result = {
             "data": options.data,
             "seeds": seed + 1,
-            "steps": table[options.methods.split(",")[0]][0]["steps"],
+            "steps": table[methods[0]][0]["steps"],
+            "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+            "jobs": options.jobs,
             "cpu": cpu_name(),
             "threads": 1,
             "torch": torch.__version__,

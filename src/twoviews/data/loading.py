@@ -14,7 +14,10 @@ from twoviews.errors import DataError, UsageError
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Batch:
-    """values (B, H, W, C) uint8; sizes (B, 2) int32, original width, height; samples (B,) int64, indices."""
+    """values (B, H, W, C) uint8; sizes (B, 2) int32, original width, height; samples (B,) int64, indices.
+
+    Values are where they are computed with, the other two on the host.
+    """
 
     values: torch.Tensor
     sizes: torch.Tensor
@@ -52,17 +55,18 @@ def batch_indices(n: int, *, batch_size: int, seed: int, step: int) -> NDArray[n
 
 
 def fetch(corpus: Corpus, indices: ArrayLike, *, device: torch.device | str) -> Batch:
-    """The images at `indices` (B,) as tensors on `device`."""
+    """The images at `indices` (B,), their values on `device`."""
     at = np.asarray(indices, dtype=np.int64)
     target = torch.device(device)
-    # Indexing copies, so the tensor owns its memory even where the corpus is memory-mapped or a read-only
-    # view.
-    values = torch.from_numpy(np.ascontiguousarray(corpus.values[at]))
-    return Batch(
-        values.to(target),
-        torch.from_numpy(corpus.sizes[at]).to(target),
-        torch.from_numpy(at.copy()).to(target),
-    )
+    if target.type == "cuda":
+        # Page-locked memory is sent while the host goes on; torch does not use it again before it has been sent.
+        values = torch.empty(len(at), *corpus.values.shape[1:], dtype=torch.uint8, pin_memory=True)
+        np.take(corpus.values, at, axis=0, out=values.numpy())
+        values = values.to(target, non_blocking=True)
+    else:
+        # Indexing copies, so the tensor owns its memory even where the corpus is memory-mapped or a read-only view.
+        values = torch.from_numpy(np.ascontiguousarray(corpus.values[at])).to(target)
+    return Batch(values, torch.from_numpy(corpus.sizes[at]), torch.from_numpy(at.copy()))
 
 
 @lru_cache(maxsize=2)

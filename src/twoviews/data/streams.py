@@ -83,18 +83,18 @@ class Streams:
         return self.pool_size + visit * count + index
 
     def fetch(self, numbers: _Numbers, *, device: torch.device | str) -> Batch:
-        """The images of some samples as tensors on `device`."""
+        """The images of some samples, their values on `device`."""
         if self.labelled is None:
             batch = fetch(self.pool, self._in_pool(numbers), device=device)
-            return Batch(batch.values, batch.sizes, torch.from_numpy(numbers.copy()).to(device))
+            return Batch(batch.values, batch.sizes, torch.from_numpy(numbers.copy()))
         of_pool = numbers < self.pool_size
         first = fetch(self.pool, self._in_pool(numbers[of_pool]), device="cpu")
         second = fetch(self.labelled, (numbers[~of_pool] - self.pool_size) % len(self.labelled), device="cpu")
         order = torch.from_numpy(np.argsort(np.argsort(~of_pool, kind="stable"), kind="stable"))
         return Batch(
             torch.cat([first.values, second.values])[order].to(device),
-            torch.cat([first.sizes, second.sizes])[order].to(device),
-            torch.from_numpy(numbers.copy()).to(device),
+            torch.cat([first.sizes, second.sizes])[order],
+            torch.from_numpy(numbers.copy()),
         )
 
     def labels(self, numbers: _Numbers) -> _Numbers:

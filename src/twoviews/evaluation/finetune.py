@@ -138,7 +138,7 @@ def fit_classifier(
         chosen = indices[rows]
         batch = fetch(corpus, chosen, device=compute.device)
         # Draws belong to the position in the stream, not to the sample: a sample twice in a batch differs.
-        batch = Batch(batch.values, batch.sizes, torch.from_numpy(positions).to(compute.device))
+        batch = Batch(batch.values, batch.sizes, torch.from_numpy(positions))
         inputs = compute.arrange(views(batch, seed=plan.seed, epoch=0, views=[0])[0])
         target = torch.from_numpy(corpus.labels[chosen] if targets is None else targets[rows]).to(compute.device)
         for group in optimizer.param_groups:

@@ -151,7 +151,11 @@ class _RunningStatistics:
             m for m in method.modules() if isinstance(m, _BatchNorm) and m.training and m.running_mean is not None
         ]
         self._momenta = [norm.momentum for norm in self._norms]
-        self._old = [[b.clone() for b in norm.buffers(recurse=False)] for norm in self._norms]
+        # A list at a time: a GPU would spend more on starting a kernel a buffer than on the network of a small encoder.
+        self._shown = [b for norm in self._norms for b in _statistics(norm)]
+        self._counts = [norm.num_batches_tracked for norm in self._norms if norm.num_batches_tracked is not None]
+        self._old = copied(self._shown)
+        self._old_counts = copied(self._counts)
         self._sums: list[Tensor] = []
         self._groups = 0
 
@@ -162,29 +166,45 @@ class _RunningStatistics:
 
     def note(self) -> None:
         """A group went through."""
-        shown = [b for norm in self._norms for b in _statistics(norm)]
         if self._groups == 0:
-            self._sums = [b.clone() for b in shown]
-        elif shown:
-            torch._foreach_add_(self._sums, shown)
+            self._sums = copied(self._shown)
+        elif self._shown:
+            torch._foreach_add_(self._sums, self._shown)
         self._groups += 1
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        for norm, momentum, old in zip(self._norms, self._momenta, self._old, strict=True):
+        for norm, momentum in zip(self._norms, self._momenta, strict=True):
             norm.momentum = momentum
-            for buffer, before in zip(norm.buffers(recurse=False), old, strict=True):
-                buffer.copy_(before)
+        copy_back(self._shown, self._old)
+        copy_back(self._counts, self._old_counts)
         if kind is not None or not self._sums:
             return
         distributed.sum_(self._sums, mean=True)
-        sums = iter(self._sums)
-        for norm in self._norms:
-            share: Tensor | float = norm.momentum if norm.momentum is not None else 0.0
-            if norm.num_batches_tracked is not None:
-                norm.num_batches_tracked.add_(1)
-                share = 1 / norm.num_batches_tracked if norm.momentum is None else share
-            for buffer in _statistics(norm):
-                buffer.copy_((1 - share) * buffer + share * (next(sums) / self._groups))
+        if self._counts:
+            torch._foreach_add_(self._counts, 1)
+        shares = [share for norm in self._norms for share in (_share(norm),) * 2]
+        torch._foreach_mul_(self._shown, [1 - share for share in shares])
+        torch._foreach_add_(self._shown, torch._foreach_mul(torch._foreach_div(self._sums, self._groups), shares))
+
+
+def _share(norm: _BatchNorm) -> float:
+    """What a step's statistics take of the running ones."""
+    if norm.momentum is not None:
+        return norm.momentum
+    return 0.0 if norm.num_batches_tracked is None else 1 / int(norm.num_batches_tracked)
+
+
+def copied(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Copies, bit for bit; a kernel a list, where tensors are alike."""
+    copies = [torch.empty_like(tensor) for tensor in tensors]
+    copy_back(copies, tensors)
+    return copies
+
+
+def copy_back(tensors: Sequence[Tensor], before: Sequence[Tensor]) -> None:
+    """Give tensors the values of their copies."""
+    if tensors:
+        torch._foreach_copy_(list(tensors), list(before))
 
 
 def _statistics(norm: _BatchNorm) -> tuple[Tensor, Tensor]:

@@ -24,7 +24,7 @@ from twoviews.methods.method import Method
 from twoviews.narrate import Narrator
 from twoviews.run import Run, read_lines, write_text
 from twoviews.training.checkpoint import save_checkpoint
-from twoviews.training.large_batch import accumulate_gradients
+from twoviews.training.large_batch import accumulate_gradients, copied, copy_back
 from twoviews.training.online_probe import VIEW, OnlineProbe
 from twoviews.training.optim import schedule
 from twoviews.views.multicrop import AnyViews, MultiCrop
@@ -98,7 +98,8 @@ def train_step(
         )
     optimizer.zero_grad(set_to_none=True)
     # A non-finite forward pass has already moved BatchNorm's running statistics when it is noticed.
-    buffers = [(buffer, buffer.clone()) for buffer in method.buffers()]
+    buffers = _by_type(method.buffers())
+    before = [copied(kind) for kind in buffers]
     done = accumulate_gradients(
         method,
         load_views,
@@ -116,8 +117,8 @@ def train_step(
     if not math.isfinite(done.step.loss.item() + grad_norm.item()):
         optimizer.zero_grad(set_to_none=True)
         with torch.no_grad():
-            for buffer, before in buffers:
-                buffer.copy_(before)
+            for kind, old in zip(buffers, before, strict=True):
+                copy_back(kind, old)
         return None
     optimizer.step()
     torch.manual_seed(mixed_seed(plan.seed, step))  # random choices there: the same in every process and after a resume
@@ -126,6 +127,14 @@ def train_step(
     if online is not None:
         measured |= _teach(online, method.encoder, streams, step=step, epoch=epoch, plan=plan, compute=compute)
     return measured
+
+
+def _by_type(tensors: Iterable[Tensor]) -> list[list[Tensor]]:
+    """Tensors of a type together: those are copied by one kernel."""
+    kinds: dict[torch.dtype, list[Tensor]] = {}
+    for tensor in tensors:
+        kinds.setdefault(tensor.dtype, []).append(tensor)
+    return list(kinds.values())
 
 
 def views_wanted(method: Method, views: AnyViews) -> range:

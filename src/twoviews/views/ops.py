@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from twoviews.views import color, resample, spatial
-from twoviews.views.draws import Draws, Share
+from twoviews.views.draws import Draws, Share, sent
 
 
 class DecodedBatch(Protocol):
@@ -26,11 +26,11 @@ class DecodedBatch(Protocol):
 
     @property
     def sizes(self) -> Tensor:
-        """(B, 2) original width and height, before the images were stored."""
+        """(B, 2) original width and height, before the images were stored; where the samples' indices are."""
 
     @property
     def samples(self) -> Tensor:
-        """(B,) int64, which sample of the corpus each is."""
+        """(B,) int64, which sample of the corpus each is; on the host, where draws are cheap, or beside the values."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,10 @@ class Part:
 
 
 class Framing(Protocol):
-    """Cuts and resizes: a decoded batch and N = views * B draws to (N, C, S, S) float32 in [0, 1]."""
+    """Cuts and resizes: a decoded batch and N = views * B draws to (N, C, S, S) float32 in [0, 1].
+
+    The draws are where the sizes are, the result is where the values are.
+    """
 
     def __call__(self, batch: DecodedBatch, draws: Draws, *, image_size: int) -> Tensor: ...
 
@@ -63,7 +66,8 @@ def _framed(
     batch: DecodedBatch, boxes: Tensor, sizes: Tensor, *, image_size: int, flip: Tensor | None = None
 ) -> Tensor:
     images = resample.planes(batch.values)
-    boxes = resample.stored_boxes(boxes, sizes, stored=(images.shape[2], images.shape[3]))
+    boxes = sent(resample.stored_boxes(boxes, sizes, stored=(images.shape[2], images.shape[3])), images.device)
+    flip = None if flip is None else sent(flip, images.device)
     return resample.crop_resize(images, boxes, image_size=image_size, flip=flip, gain=1 / 255).clamp_(0, 1)
 
 
@@ -137,6 +141,7 @@ class TranslateZoom:
         # Once for all views: what is random comes after the resize.
         images = _framed(batch, boxes, batch.sizes, image_size=image_size)
         reach = self.translate * image_size
+        draws = draws.to(images.device)
         return spatial.translate_zoom(
             images.repeat(len(draws) // max(len(images), 1), 1, 1, 1),
             shift=draws.uniform("translate", 2, low=-reach, high=reach),

@@ -41,6 +41,7 @@ class Policy:
     def __call__(self, batch: DecodedBatch, draws: Draws, *, image_size: int) -> Tensor:
         """N = views * B draws, view-major, to (N, C, S, S) float32 in [0, 1]."""
         images = self.framing(batch, draws.named(type(self.framing).__name__), image_size=image_size)
+        draws = draws.to(images.device)
         seen: Counter[str] = Counter()
         for op in self.ops:
             # Named by kind, so that adding a blur does not change the other draws.
