@@ -154,9 +154,12 @@ def _principal_axes(standard: _Matrix) -> tuple[_Matrix, _Matrix, _Matrix]:
     """
     n, d = standard.shape
     if n < d:
-        left, size, axes = np.linalg.svd(standard, full_matrices=False)
-        rank = int((size > size.max(initial=0.0) * n * np.finfo(np.float64).eps).sum())
-        return axes[:rank].T, left[:, :rank] * size[:rank], size[:rank] ** 2 / n
+        # By the products of samples with each other: several times faster than a singular value decomposition. What it
+        # cannot see, axes with less than 1e-11 of the largest variance, no penalty would let a weight make use of.
+        squared, left = np.linalg.eigh(standard @ standard.T)
+        kept = squared > 1e-11 * squared.max(initial=0.0)
+        left, size = left[:, kept], np.sqrt(squared[kept])
+        return standard.T @ (left / size), left * size, squared[kept] / n
     variance, rotation = np.linalg.eigh(standard.T @ standard / n)
     return rotation, standard @ rotation, variance.clip(min=0.0)
 
