@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from twoviews.errors import UsageError
 
@@ -154,12 +154,22 @@ class Train(Section):
         return self
 
 
+def _listed(value: Any) -> Any:
+    if isinstance(value, str):
+        return [part.strip() for part in value.split(",") if part.strip()]
+    return [value] if isinstance(value, int | float) else value
+
+
+_LISTED = BeforeValidator(_listed)
+"""Written with commas, as the command's own options are, or as one value: --set evaluate.arms=knn,linear."""
+
+
 class Evaluate(Section):
     """The comparison that ends in the verdict."""
 
-    arms: tuple[str, ...] | None = None
+    arms: Annotated[tuple[str, ...], _LISTED] | None = None
     """What is compared; by default all arms but `linear-adam`, `distill` and `shuffled-linear`."""
-    references: tuple[str, ...] = ()
+    references: Annotated[tuple[str, ...], _LISTED] = ()
     """Encoders that were not trained here, compared too: names of timm, local folders, other runs."""
     metric: Literal["accuracy", "balanced_accuracy", "f1_macro"] = "accuracy"
     """What settings are chosen by on validation, and what the verdict is given on."""
@@ -188,7 +198,7 @@ class Evaluate(Section):
     """Decides which samples of train those are."""
     knn_k: Count = 20
     knn_temperature: Positive = 0.07
-    penalties: Annotated[tuple[Positive, ...], Field(min_length=1)] = (0.03, 0.3, 3.0, 30.0, 300.0)
+    penalties: Annotated[tuple[Positive, ...], _LISTED, Field(min_length=1)] = (0.03, 0.3, 3.0, 30.0, 300.0)
     """L2 penalties of the linear arms, chosen on validation: strength = penalty / labelled samples, so that one choice
     serves every budget (1 / (2 C) in scikit-learn's terms)."""
     fixed_penalty: Positive = 0.3
@@ -197,7 +207,7 @@ class Evaluate(Section):
     """Of the arm `linear-adam`, a softmax layer on the features as they are: passes over the labelled samples."""
     linear_batch: Count = 128
     linear_lr: Positive = 1e-3
-    lrs: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1e-3, 2e-3, 5e-3)
+    lrs: Annotated[tuple[Positive, ...], _LISTED, Field(min_length=1)] = (1e-3, 2e-3, 5e-3)
     """Peak learning rates that both trained arms choose from on validation."""
     fixed_lr: Positive = 2e-3
     stop: Literal["last", "validation"] = "last"
