@@ -258,5 +258,5 @@ def test_lists_may_be_written_with_commas() -> None:
     asked = make_recipe(*map(parse_assignment, settings)).evaluate
     assert (asked.arms, asked.lrs, asked.penalties) == (("knn", "linear"), (1e-3, 2e-3), (3.0,))
     assert asked.labels_per_class == "1,10,all"
-    with pytest.raises(UsageError, match="evaluate.lrs"):
+    with pytest.raises(UsageError, match=r"evaluate\.lrs"):
         make_recipe(parse_assignment("evaluate.lrs=fast,slow"))
