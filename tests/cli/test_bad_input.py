@@ -208,14 +208,13 @@ class TestOutput:
     def test_a_disk_that_takes_nothing(
         self, number: int, place: Any, twoviews: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        from twoviews.evaluation.features import Embeddings
+        def full(parts: Path, *_: Any) -> None:
+            raise OSError(number, os.strerror(number), str(parts))
 
-        def full(self: Embeddings, folder: Path, **_: Any) -> None:
-            raise OSError(number, os.strerror(number), str(folder))
-
-        monkeypatch.setattr(Embeddings, "save", full)
+        monkeypatch.setattr("twoviews.jobs.making.write_part", full)
         outcome = twoviews("embed", place.run, place.test, "--out", tmp_path / "vectors")
-        refused(outcome, 5, "cannot write: ", os.strerror(number), str(tmp_path / "vectors"))
+        words = ("no space left", "vectors") if number == errno.ENOSPC else ("cannot write: ", os.strerror(number))
+        refused(outcome, 5, *words, str(tmp_path))
 
     def test_the_sheet(self, place: Any, twoviews: Command, tmp_path: Path) -> None:
         (tmp_path / "file").write_text("mine")

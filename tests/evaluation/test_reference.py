@@ -282,7 +282,7 @@ def test_a_network_that_takes_no_other_size_keeps_its_own(
             raise UsageError(f"{weights.name} cannot take {image_size} px images: no")
         return load(weights, given, image_size=image_size)
 
-    monkeypatch.setattr("twoviews.jobs.reference.load_published", stubborn)
+    monkeypatch.setattr("twoviews.jobs.opened.load_published", stubborn)
     found = reference(folders / "test_resnet", sizes=SMALL)
     assert found.views.image_size == 160
     assert "at 160 px (its own: it cannot take 128 px)" in found.input

@@ -74,7 +74,7 @@ def cheap_key(source: Source, *, how: str) -> Key | None:
             continue
         if not isinstance(raw, Path):
             return None
-        stamp.update(_file_stamp(raw))
+        stamp.update(file_stamp(raw))
     return Key(ids.hexdigest(), how, stamp.hexdigest()[:24])
 
 
@@ -137,7 +137,8 @@ def join_contents(contents: Sequence[bytes]) -> str:
     return hashlib.sha256(b"".join(contents)).hexdigest()
 
 
-def _file_stamp(path: Path) -> bytes:
+def file_stamp(path: Path) -> bytes:
+    """Size, times and place of a file: what tells cheaply whether it may have changed."""
     try:
         s = path.stat()
     except OSError:

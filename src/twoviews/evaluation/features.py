@@ -24,6 +24,8 @@ from torch import Tensor, nn
 from ..errors import DataError, RefusedError, ResourceError, UsageError
 
 _FILES = ("vectors.npy", "index.csv", "meta.json")
+OWN_FILES = frozenset((*_FILES, "vectors.parquet", "rejected.csv"))
+"""What a folder of embeddings may hold."""
 _FORMAT = 1
 
 
@@ -87,7 +89,7 @@ class Embeddings:
         """
         folder = Path(folder)
         present = {p.name for p in folder.iterdir()} if folder.is_dir() else set()
-        if present and not (overwrite and present <= set(_FILES)):
+        if present and not (overwrite and present <= OWN_FILES):
             step = "choose another folder" if overwrite else "choose another folder or pass overwrite"
             raise RefusedError(f"{str(folder)!r} is not empty (it holds {min(present)!r}): {step}")
         try:
@@ -145,10 +147,14 @@ class Embeddings:
             _flush(file)
 
     @classmethod
-    def load(cls, folder: str | Path) -> "Embeddings":
-        """Read what `save` wrote. Raises DataError when it is missing or damaged; reads no pickle."""
+    def load(cls, folder: str | Path, *, mapped: bool = False) -> "Embeddings":
+        """Read what `save` or `twoviews embed` wrote. Raises DataError when it is missing or damaged; reads no pickle.
+
+        `mapped`: the vectors stay in their file (`.npy` only) and are read where they are used.
+        """
         folder = Path(folder)
-        for name in _FILES:
+        tabular = (folder / "vectors.parquet").is_file() and not (folder / "vectors.npy").is_file()
+        for name in ("meta.json",) if tabular else _FILES:
             if not (folder / name).is_file():
                 raise DataError(f"{str(folder)!r} holds no embeddings: {name} is missing; make them with embed")
         try:
@@ -160,16 +166,22 @@ class Embeddings:
                 )
             classes = tuple(map(str, meta["classes"]))
             codes = {name: i for i, name in enumerate(classes)} | {"": -1}
-            with (folder / "index.csv").open(encoding="utf-8", errors="surrogatepass", newline="") as file:
-                rows = csv.reader(file, strict=True)
-                if next(rows) != ["id", "label"]:
-                    raise ValueError("index.csv does not start with id,label")
-                pairs = [(i, codes[label]) for i, label in rows]
-            vectors = _read_vectors(folder / "vectors.npy")
+            if tabular:
+                from .tables import read_parquet
+
+                vectors, ids, labels = read_parquet(folder / "vectors.parquet")
+                pairs = [(i, codes[label]) for i, label in zip(ids, labels, strict=True)]
+            else:
+                with (folder / "index.csv").open(encoding="utf-8", errors="surrogatepass", newline="") as file:
+                    rows = csv.reader(file, strict=True)
+                    if next(rows)[:2] != ["id", "label"]:
+                        raise ValueError("index.csv does not start with id,label")
+                    pairs = [(i, codes[label]) for i, label, *_ in rows]
+                vectors = _read_vectors(folder / "vectors.npy", mapped=mapped)
             if not len(pairs) == len(vectors) == meta["count"]:
                 raise ValueError(f"{len(vectors)} vectors, {len(pairs)} ids, {meta['count']} announced")
-            labels = np.array([label for _, label in pairs], dtype=np.int64)
-            return cls(vectors, tuple(i for i, _ in pairs), labels, classes, str(meta["fingerprint"]))
+            numbers = np.array([label for _, label in pairs], dtype=np.int64)
+            return cls(vectors, tuple(i for i, _ in pairs), numbers, classes, str(meta["fingerprint"]))
         except (ValueError, KeyError, TypeError, StopIteration, csv.Error, UsageError) as error:
             raise DataError(
                 f"the embeddings in {str(folder)!r} are damaged ({type(error).__name__}: {error}): embed again"
@@ -189,7 +201,7 @@ def _sync(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _read_vectors(path: Path) -> npt.NDArray[np.float32]:
+def _read_vectors(path: Path, *, mapped: bool = False) -> npt.NDArray[np.float32]:
     with path.open("rb") as file:
         # The header first: an array of objects would be a pickle, and a lying shape would fill the memory.
         if np.lib.format.read_magic(file) != (1, 0):
@@ -202,7 +214,10 @@ def _read_vectors(path: Path) -> npt.NDArray[np.float32]:
     if 0 in shape:
         return np.zeros(shape, dtype=np.float32)
     # Mapped first: numpy compares the announced shape with the size of the file before anything is read.
-    return np.array(np.load(path, mmap_mode="r", allow_pickle=False), dtype=np.float32, order="C")
+    vectors = np.load(path, mmap_mode="r", allow_pickle=False)
+    if mapped and vectors.dtype == np.float32:
+        return vectors  # type: ignore[no-any-return]
+    return np.array(vectors, dtype=np.float32, order="C")
 
 
 def embed(

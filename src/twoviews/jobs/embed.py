@@ -1,59 +1,24 @@
-"""Vectors of a corpus with a run's encoder, computed once and kept beside the run."""
+"""Vectors of a corpus with an encoder, computed once and kept beside its run."""
 
 import hashlib
-import json
-from dataclasses import dataclass
 from pathlib import Path
 
 from torch import nn
 
 from twoviews import distributed
-from twoviews.compute import Compute, choose_compute
-from twoviews.data.assemble import Storage
+from twoviews.compute import Compute
 from twoviews.data.corpus import Corpus
-from twoviews.data.source import Spec
-from twoviews.encoders import load_encoder
+from twoviews.data.source import Spec, open_source
 from twoviews.errors import DataError
-from twoviews.evaluation.features import Embeddings, fingerprint_module
+from twoviews.evaluation.features import Embeddings
+from twoviews.jobs.embedding import embed_into
 from twoviews.jobs.online import vectors_of
-from twoviews.jobs.reading import load_shared
+from twoviews.jobs.opened import Preprocessing, fingerprint_view, open_encoder
+from twoviews.jobs.outfolder import view_in
 from twoviews.narrate import Narrator
-from twoviews.run import Run, read_json
-from twoviews.views.policies import POLICIES, Views
+from twoviews.run import Run
 
-
-@dataclass(frozen=True)
-class Preprocessing:
-    """What an encoder folder says of its input."""
-
-    image_size: int
-    storage: Storage
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-    @staticmethod
-    def of(folder: Path) -> "Preprocessing":
-        """Read `config.json` of an encoder folder."""
-        config = read_json(folder / "config.json")
-        own, cfg = config["twoviews"], config["pretrained_cfg"]
-        storage = Storage(
-            own["cache_side"],
-            own["channels"],
-            own.get("intensity", "uint8"),
-            own.get("background", "white"),
-            own.get("pages", "auto"),
-        )
-        return Preprocessing(own["image_size"], storage, tuple(cfg["mean"]), tuple(cfg["std"]))
-
-    def views(self) -> Views:
-        """The clean view: the central square, resized and normalised."""
-        return Views(POLICIES["none"], image_size=self.image_size, mean=self.mean, std=self.std)
-
-    def load(
-        self, data: Spec, *, labels: str | Path | None = None, download: bool = False, narrator: Narrator
-    ) -> Corpus:
-        """Decode data as this encoder wants it."""
-        return load_shared(data, self.storage, labels=labels, download=download, narrator=narrator)
+__all__ = ["Preprocessing", "embed", "embed_corpus"]
 
 
 def embed(
@@ -63,38 +28,57 @@ def embed(
     out: str | Path | None = None,
     labels: str | Path | None = None,
     encoder: nn.Module | None = None,
+    like: str | Path | None = None,
+    file_format: str = "npy",
+    overwrite: bool = False,
     download: bool = False,
     narrator: Narrator | None = None,
 ) -> Embeddings:
     """`h` of every readable item of `data`: (N, num_features) float32 with ids and labels.
 
-    Written to `out` as vectors.npy, index.csv and meta.json when given. `labels`: a manifest joined by id. `encoder`:
-    for a run that trained your own module, that module, into which the weights are loaded.
+    `run`: a run directory, `timm:NAME` (public weights) or a folder of an encoder, see `open_encoder`. `labels`: a
+    manifest joined by id. `encoder`: for a run that trained your own module, that module, into which the weights are
+    loaded. `like`: a folder that `embed` wrote; public weights then see images at the size that they saw those.
+
+    `out`: a folder for vectors.npy (or, by `file_format`, vectors.parquet), index.csv and meta.json, where only what is
+    new or has changed is embedded; see `embedding.embed_into`, also for `overwrite` and for what a folder is refused.
 
     >>> embed("runs/a", "photos/").vectors.shape          # doctest: +SKIP
     (1204, 512)
     """
     distributed.join()
     narrator = narrator or Narrator()
-    run = run if isinstance(run, Run) else Run(run)
-    info = run.require_finished()
-    preprocessing = Preprocessing.of(run.encoder)
-    corpus = preprocessing.load(data, labels=labels, download=download, narrator=narrator)
-    compute = choose_compute(device="auto", precision=info["precision"], threads=info["threads"], narrator=narrator)
-    trained = compute.place(load_encoder(run.encoder, module=encoder)).eval()
-    embeddings = embed_corpus(run, trained, corpus, preprocessing=preprocessing, compute=compute)
-    if out is not None and distributed.is_main():
-        embeddings.save(out, overwrite=True)
-    distributed.barrier()
-    return embeddings
+    view = view_in(like) if like is not None else None
+    if out is not None:
+        return embed_into(
+            run,
+            data,
+            out=out,
+            file_format=file_format,
+            labels=labels,
+            encoder=encoder,
+            like=view,
+            overwrite=overwrite,
+            download=download,
+            narrator=narrator,
+        ).embeddings
+    source = open_source(data, labels=labels, download=download)
+    opened = open_encoder(run, source=source, like=view, module=encoder, download=download, narrator=narrator)
+    corpus = opened.preprocessing.load(source, narrator=narrator)
+    opened = opened.seeing(corpus)
+    compute = opened.compute(narrator=narrator)
+    placed = compute.place(opened.encoder).eval()
+    if opened.run is not None:
+        return embed_corpus(opened.run, placed, corpus, preprocessing=opened.preprocessing, compute=compute)
+    vectors = vectors_of(placed, corpus, opened.preprocessing.views(), compute=compute)
+    return Embeddings(vectors, corpus.ids, corpus.labels, corpus.classes, opened.fingerprint)
 
 
 def embed_corpus(
     run: Run, encoder: nn.Module, corpus: Corpus, *, preprocessing: Preprocessing, compute: Compute
 ) -> Embeddings:
     """Embeddings of a corpus, read from `RUN/embeddings` when encoder, input view, precision and data are the same."""
-    facts = [fingerprint_module(encoder), repr(preprocessing), compute.precision]
-    fingerprint = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+    fingerprint = fingerprint_view(encoder, preprocessing, precision=compute.precision)
     key = hashlib.sha256(f"{fingerprint}{corpus.fingerprint}".encode()).hexdigest()[:16]
     folder = run.embeddings / key
     vectors = None

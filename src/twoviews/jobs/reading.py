@@ -41,7 +41,8 @@ def load_shared(
             memory_limit=EACH_ITS_OWN if distributed.local_size() > 1 else None,
             narrator=narrator,
         )
-    distributed.require_equal(f"{len(corpus)} images, fingerprint {corpus.fingerprint[:16]}", f"content of {data}")
+    found = f"{len(corpus)} images, fingerprint {corpus.fingerprint[:16]}"
+    distributed.require_equal(found, f"content of {corpus.spec}")
     return corpus
 
 

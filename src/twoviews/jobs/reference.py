@@ -14,29 +14,15 @@ from twoviews import distributed
 from twoviews.data.assemble import Storage
 from twoviews.data.corpus import Corpus
 from twoviews.data.source import Spec
-from twoviews.encoders import Encoder, encoder_folder, load_encoder, read_encoder_config
-from twoviews.encoders.public import (
-    Absent,
-    Repeated,
-    TimmWeights,
-    choose_side,
-    find_in_folder,
-    find_public,
-    load_published,
-    name_file,
-    published_input,
-)
-from twoviews.encoders.weights import refuse_pickle
-from twoviews.errors import DataError, UsageError, unknown_name
-from twoviews.jobs.embed import Preprocessing
+from twoviews.encoders import Encoder, load_encoder
+from twoviews.encoders.public import Absent, Repeated, TimmWeights
+from twoviews.errors import DataError, UsageError
+from twoviews.jobs.opened import Preprocessing, asked_size, find_weights, known_encoder, load_at_size
 from twoviews.jobs.reading import load_shared
 from twoviews.narrate import Narrator
 from twoviews.run import Run
 from twoviews.training.checkpoint import sha256_file
 from twoviews.views.policies import Views
-
-STORED = 1.25
-"""Stored side over image size, as for the run's own encoder: what random crops enlarge."""
 
 
 @dataclass(frozen=True)
@@ -163,9 +149,9 @@ def load_references(
     """
     references, absent = [], []
     for name in dict.fromkeys(names):
-        plain, image_size = _asked_size(name)
+        plain, image_size = asked_size(name, what="reference")
         with distributed.one_before_others():
-            found = _find(plain, download=download)
+            found = find_weights(plain, download=download, what="reference")
         # Machines have caches of their own; what one of them lacks, none uses.
         reason = next(filter(None, distributed.exchange(found.reason if isinstance(found, Absent) else None)), None)
         if reason is not None or isinstance(found, Absent):
@@ -191,11 +177,11 @@ def check_references(names: Sequence[str], *, download: bool = False, narrator: 
     Raises as `load_references` does for names that it cannot use; of public weights that are not here `narrator` warns.
     """
     for name in dict.fromkeys(names):
-        plain, image_size = _asked_size(name)
+        plain, image_size = asked_size(name, what="reference")
         with distributed.one_before_others():
-            found = _find(plain, download=download)
+            found = find_weights(plain, download=download, what="reference")
         if isinstance(found, Path):
-            _of_folder(name, found, image_size)
+            known_encoder(found, image_size, name=name, what="reference")
         elif isinstance(found, Absent) and narrator is not None:
             narrator.warn(f"reference {name} will not be measured: {found.reason}")
 
@@ -218,82 +204,16 @@ def load_reference(
     return found[0]
 
 
-def _asked_size(name: str) -> tuple[str, int | None]:
-    plain, at, side = name.rpartition("@")
-    if not at or not side.isdecimal() or Path(name).exists():
-        return name, None
-    if not 4 <= int(side) <= 2048:
-        raise UsageError(f"reference {name!r} asks for {side} px: give 4 to 2048")
-    return plain, int(side)
-
-
-def _find(name: str, *, download: bool) -> TimmWeights | Absent | Path:
-    """Weights by a name, or the folder of an encoder that was trained here."""
-    network, equals, file = name.partition("=")
-    if equals and not Path(name).exists():
-        return name_file(network, Path(file))
-    prefix, colon, rest = name.partition(":")
-    if colon and prefix == "local-dir":
-        return _find_in(Path(rest))
-    path = Path(name)
-    refuse_pickle(path)
-    if path.suffix == ".safetensors":
-        if path.is_file() and (path.parent / "config.json").is_file():
-            return _find_in(path.parent)
-        raise UsageError(f"reference {name!r} does not say which network it is for: give NETWORK={name}")
-    if len(path.parts) > 1 or name.startswith((".", "~")) or (path.is_dir() and not _is_network(name)):
-        return _find_in(path)
-    if colon and prefix != "timm":
-        raise unknown_name("kind of reference", prefix, ("timm", "local-dir"))
-    return find_public(name, download=download)
-
-
-def _find_in(folder: Path) -> TimmWeights | Path:
-    if not folder.is_dir():
-        raise DataError(
-            f"no folder {str(folder)!r} for a reference: give a run directory, a folder that timm wrote, or a name"
-        )
-    if (folder / "run.json").is_file():
-        Run(folder).require_finished()
-        return folder
-    try:
-        read_encoder_config(folder)
-    except DataError:
-        if encoder_folder(folder) == folder:  # without the table that is in our own
-            return find_in_folder(folder)
-        raise
-    return folder
-
-
-def _is_network(name: str) -> bool:
-    import timm
-
-    return bool(timm.is_model(name.partition(".")[0]))
-
-
 def _from_timm(
     name: str, weights: TimmWeights, image_size: int | None, *, storage: Storage, sizes: NDArray[np.int32]
 ) -> Reference:
-    given = published_input(weights)
-    side, reason = choose_side(given.size, sizes=sizes, step=given.step, asked=image_size)
-    try:
-        encoder = load_published(weights, given, image_size=side)
-    except UsageError:
-        if image_size is not None:
-            raise
-        encoder = load_published(weights, given, image_size=given.size)
-        side, reason = given.size, f"its own: it cannot take {side} px"
+    encoder, preprocessing, reason = load_at_size(weights, image_size, storage=storage, sizes=sizes)
     config: Mapping[str, Any] = encoder.body.pretrained_cfg  # type: ignore[assignment]
     published = weights.public or weights.folder is not None
     return _reference(
         name,
         encoder,
-        Preprocessing(
-            side,
-            replace(storage, cache_side=round(STORED * side), channels=given.channels),
-            tuple(map(float, config["mean"])),
-            tuple(map(float, config["std"])),
-        ),
+        preprocessing,
         channels=storage.channels,
         origin=(
             "public weights through timm"
@@ -309,26 +229,8 @@ def _from_timm(
     )
 
 
-def _of_folder(name: str, folder: Path, image_size: int | None) -> tuple[Path, dict[str, Any], Preprocessing]:
-    """Where the encoder lies, what is known of it, and how it wants images; nothing of it is loaded."""
-    place = encoder_folder(folder)
-    about = read_encoder_config(place)["twoviews"]
-    if about.get("source") == "module":
-        raise UsageError(
-            f"reference {name!r} holds weights of {about.get('name')}, a network of your own, without its code: give a "
-            "run with an encoder that has a name"
-        )
-    preprocessing = Preprocessing.of(place)
-    if image_size not in (None, preprocessing.image_size):
-        raise UsageError(
-            f"reference {name!r} was trained at {preprocessing.image_size} px and takes no other size: leave "
-            f"@{image_size} out"
-        )
-    return place, about, preprocessing
-
-
 def _from_folder(name: str, folder: Path, image_size: int | None, *, storage: Storage) -> Reference:
-    place, about, preprocessing = _of_folder(name, folder, image_size)
+    place, about, preprocessing = known_encoder(folder, image_size, name=name, what="reference")
     run = Run(folder) if (folder / "run.json").is_file() else None
     what = f"the run {folder}" if run is not None else f"the encoder folder {folder}"
     return _reference(

@@ -1,7 +1,6 @@
 """`twoviews embed`."""
 
 import argparse
-from pathlib import Path
 
 from twoviews.cli.options import (
     Declare,
@@ -12,15 +11,22 @@ from twoviews.cli.options import (
     labels_option,
     overwrite_option,
 )
-from twoviews.errors import RefusedError
 
 
 def declare(command: Declare) -> None:
     """Its options."""
-    sub = command("embed", "write the encoder's vectors", "twoviews embed runs/a photos/ --out vectors/")
-    sub.add_argument("run", metavar="RUN", help="run directory")
+    sub = command(
+        "embed", "write the encoder's vectors, of what is new or has changed", "twoviews embed runs/a photos/ --out v/"
+    )
+    sub.add_argument("run", metavar="RUN", help="run directory, timm:NAME, or a folder that timm or twoviews wrote")
     data_option(sub, "data")
-    sub.add_argument("--out", required=True, help="folder for vectors.npy, index.csv and meta.json")
+    sub.add_argument("--out", required=True, help="folder for the vectors; given again, only changes are embedded")
+    sub.add_argument(
+        "--format",
+        choices=("npy", "parquet"),
+        default="npy",
+        help="vectors.npy and index.csv, or vectors.parquet (default: %(default)s)",
+    )
     labels_option(sub)
     devices_option(sub)
     overwrite_option(sub)
@@ -32,11 +38,23 @@ def act(a: argparse.Namespace) -> None:
     """Run it."""
     from twoviews.cli.output import narrator_of
     from twoviews.cli.shown import show
-    from twoviews.jobs.embed import embed
+    from twoviews.jobs.embedding import embed_into
 
-    out = Path(a.out)
-    if out.exists() and not a.overwrite and (not out.is_dir() or any(out.iterdir())):
-        raise RefusedError(f"{out} is not empty: choose another --out or give --overwrite")
-    embeddings = embed(a.run, a.data, out=out, labels=a.labels, download=a.download, narrator=narrator_of(a))
-    shown = {"out": str(out), "count": len(embeddings), "dimensions": embeddings.vectors.shape[1]}
+    found = embed_into(
+        a.run,
+        a.data,
+        out=a.out,
+        file_format=a.format,
+        labels=a.labels,
+        overwrite=a.overwrite,
+        download=a.download,
+        narrator=narrator_of(a),
+    )
+    shown = {
+        "out": a.out,
+        "count": len(found.embeddings),
+        "dimensions": found.embeddings.vectors.shape[1],
+        **{name: getattr(found, name) for name in ("kept", "resumed", "made", "changed", "dropped")},
+        "rejected": len(found.rejected),
+    }
     show(shown, as_json=a.json)
