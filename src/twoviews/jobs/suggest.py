@@ -1,0 +1,185 @@
+"""Which images to label next: a manifest to fill in that grows over the rounds, and a page that shows them."""
+
+import csv
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from twoviews.data.checking.examine import Finding
+from twoviews.data.checking.inspectors import inspect
+from twoviews.data.checking.process import Request
+from twoviews.data.source import Source, Spec, open_source
+from twoviews.data.sources.manifest import clean_name, read_rows
+from twoviews.errors import DataError, RefusedError, UsageError
+from twoviews.evaluation.features import Embeddings
+from twoviews.jobs.embed import embed
+from twoviews.narrate import Narrator
+from twoviews.report.suggested import write_suggested_page
+from twoviews.run import Run, write_rows
+from twoviews.search.suggest import Suggestions, check_request
+from twoviews.search.suggest import suggest as suggest_rows
+
+PICTURE_SIDE = 256
+_KEPT = ("label", "split", "group")
+
+
+def suggest(
+    run: Run | str | Path,
+    data: Spec,
+    *,
+    count: int = 50,
+    strategy: str = "mixed",
+    labels: str | Path | None = None,
+    unlabelled: bool = False,
+    out: str | Path | None = None,
+    page: str | Path | None = None,
+    seed: int = 0,
+    download: bool = False,
+    narrator: Narrator | None = None,
+) -> Suggestions:
+    """`count` images of `data` to label next, by an encoder's vectors; see `twoviews.search.suggest.suggest`.
+
+    `labels`: a manifest joined by id, such as an earlier `out` that was filled in; its rows without a label that were
+    suggested earlier are not suggested again. `unlabelled`: no label that `data` has by itself (names of folders)
+    counts. `out`: a .csv (file_name, label, why) with all rows of `labels` that have a label or wait for one, then the
+    new ones, their labels empty; it may be `labels` itself and is never another file that exists, which may hold
+    somebody's work. `page`: an HTML file with their pictures.
+
+    Raises as `search.suggest` does, UsageError for `unlabelled` with `labels`, RefusedError for an `out` that exists.
+
+    >>> suggest("runs/a", "photos/", count=50, out="to_label.csv").chosen[0].id      # doctest: +SKIP
+    '2023/0117.jpg'
+    """
+    narrator = narrator or Narrator()
+    check_request(count=count, strategy=strategy, seed=seed)
+    if unlabelled and labels is not None:
+        raise UsageError(
+            "--unlabelled and --labels exclude each other: --labels replaces the labels of the data anyway"
+        )
+    out, page = None if out is None else Path(out), None if page is None else Path(page)
+    file = None if labels is None else _file_of(labels)
+    _check_out(out, file)
+    _check_page(page)
+    embeddings = embed(run, data, labels=labels, download=download, narrator=narrator)
+    if unlabelled:
+        embeddings = replace(embeddings, labels=np.full(len(embeddings), -1, np.int64), classes=())
+    earlier = [] if file is None else _earlier(file)
+    waiting = _waiting(earlier, embeddings)
+    try:
+        found = suggest_rows(embeddings, count=count, strategy=strategy, seed=seed, waiting=waiting)
+    except DataError as error:
+        if labels is None and not unlabelled and (embeddings.labels >= 0).all():
+            raise DataError(
+                f"{error}: they come with the data (as names of folders do); --unlabelled passes them over, --labels "
+                "FILE puts others in their place"
+            ) from None
+        raise
+    _tell(found, embeddings, own=labels is None, narrator=narrator)
+    if out is not None:
+        _write(out, earlier, found)
+    if page is not None:
+        source = open_source(data, labels=labels, download=download)
+        pictures = _pictures(source, [s.id for s in found.chosen], narrator=narrator)
+        shown = [{"id": s.id, "why": s.why} for s in found.chosen]
+        write_suggested_page(page, shown, pictures=pictures, spec=source.spec, out="" if out is None else str(out))
+    return found
+
+
+def _tell(found: Suggestions, embeddings: Embeddings, *, own: bool, narrator: Narrator) -> None:
+    if found.labelled and own:
+        narrator.say(
+            f"{found.labelled:,} of {len(embeddings):,} images have a label of their own (as names of folders give) "
+            "and are not suggested: --unlabelled passes these labels over"
+        )
+    if found.waiting:
+        narrator.warn(f"{found.waiting:,} images suggested earlier still have no label: they stay in the list")
+    if found.rule:
+        narrator.chose("strategy", "mixed", found.rule)
+    if found.shortfall:
+        narrator.warn(found.shortfall)
+
+
+def _file_of(labels: str | Path) -> Path:
+    """The file of FILE or FILE:SPLIT."""
+    path = Path(labels).expanduser()
+    if not os.path.lexists(path) and ":" in path.name:
+        path = Path(str(path).rpartition(":")[0])
+    return path
+
+
+def _check_out(out: Path | None, labels: Path | None) -> None:
+    if out is None:
+        return
+    if out.suffix.lower() != ".csv":
+        raise UsageError(f"--out is {str(out)!r}: give a name that ends in .csv")
+    if os.path.lexists(out) and not (
+        labels is not None and labels.is_file() and out.is_file() and out.samefile(labels)
+    ):
+        raise RefusedError(
+            f"{out} exists and may hold labels: to go on with it, give it as --labels, too; else choose another --out"
+        )
+
+
+def _check_page(page: Path | None) -> None:
+    if page is None:
+        return
+    if page.suffix.lower() not in (".html", ".htm"):
+        raise UsageError(f"--page is {str(page)!r}: give a name that ends in .html")
+    if page.is_dir():
+        raise RefusedError(f"{page} is a folder: choose another --page")
+
+
+def _earlier(path: Path) -> list[dict[str, str]]:
+    """The rows of a label file that go on into the next: those with a label, and those suggested before."""
+    rows = read_rows(path) if path.is_file() else None
+    if rows is None:
+        return []  # embed says what is wrong with it
+    why = _why_of(path)
+    columns = [rows.column(what) for what in _KEPT]
+    earlier = []
+    for name, *values in zip(rows.names, *columns, strict=True):
+        row = {"file_name": name, "why": why.get(name, "")}
+        row |= {what: value or "" for what, value in zip(_KEPT, values, strict=True) if what in rows.columns}
+        if row.get("label") or row["why"]:
+            earlier.append(row)
+    order = {name: place for place, name in enumerate(why)}
+    return sorted(earlier, key=lambda row: order.get(row["file_name"], -1))
+
+
+def _why_of(path: Path) -> dict[str, str]:
+    """The column `why` of a CSV that an earlier call wrote, by name, in the order of the file."""
+    if path.suffix.lower() == ".jsonl":
+        return {}
+    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+        reader = csv.DictReader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
+        return {clean_name(row.get("file_name") or ""): row.get("why") or "" for row in reader}
+
+
+def _waiting(earlier: Sequence[dict[str, str]], embeddings: Embeddings) -> list[str]:
+    """Ids that were suggested and have no label yet, of those that `embeddings` has."""
+    names = {row["file_name"] for row in earlier if not row.get("label")}
+    return [name for name in embeddings.ids if clean_name(name) in names] if names else []
+
+
+def _write(out: Path, earlier: Sequence[dict[str, str]], found: Suggestions) -> None:
+    extra = [what for what in _KEPT[1:] if any(what in row for row in earlier)]
+    rows: list[dict[str, Any]] = [*earlier, *({"file_name": s.id, "label": "", "why": s.why} for s in found.chosen)]
+    write_rows(out, rows, columns=["file_name", "label", *extra, "why"])
+
+
+def _pictures(source: Source, ids: Sequence[str], *, narrator: Narrator) -> dict[str, bytes]:
+    wanted = set(ids)
+    rows = [row for row in range(len(source)) if source[row].id in wanted]
+    pictures: dict[str, bytes] = {}
+
+    def keep(row: int, found: Finding | str) -> None:
+        if isinstance(found, Finding):
+            pictures[source[row].id] = found.picture
+
+    asked = Request(picture=PICTURE_SIDE)
+    inspect(rows, lambda row: source[row].read(), keep, request=asked, narrator=narrator, what="pictures for the page")
+    return pictures
