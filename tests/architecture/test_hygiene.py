@@ -30,6 +30,8 @@ NETWORK_LIBRARIES = {
 }
 UNSAFE_MODULES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 UNSAFE_CALLS = {"torch.load", "torch.save", "eval", "exec"}
+READER = "encoders/checkpoints.py"
+"""May call torch.load, with weights_only=True, and alone: a user names a checkpoint of another library to it."""
 
 
 def listed_files() -> list[Path]:
@@ -92,7 +94,7 @@ def violations(source: str, name: str) -> list[str]:
             )
         elif isinstance(node, ast.Call):
             called = ast.unparse(node.func)
-            if called in UNSAFE_CALLS:
+            if called in UNSAFE_CALLS and not reads_tensors_alone(node, name):
                 bad = called
             elif called.endswith(("np.load", "numpy.load")) and any(
                 word.arg == "allow_pickle" and ast.unparse(word.value) != "False" for word in node.keywords
@@ -105,7 +107,14 @@ def violations(source: str, name: str) -> list[str]:
     return found
 
 
-SOURCES = sorted((ROOT / "src").rglob("*.py"))
+def reads_tensors_alone(call: ast.Call, name: str) -> bool:
+    """Whether a call is the one `torch.load` of the one module that may."""
+    words = {word.arg: ast.unparse(word.value) for word in call.keywords}
+    return name == READER and ast.unparse(call.func) == "torch.load" and words.get("weights_only") == "True"
+
+
+PACKAGE = ROOT / "src" / "twoviews"
+SOURCES = sorted(PACKAGE.rglob("*.py"))
 
 
 def test_no_registry_is_named() -> None:
@@ -132,7 +141,7 @@ def test_constraints_are_pinned_and_hashed() -> None:
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_source(path: Path) -> None:
     source = path.read_text(encoding="utf-8")
-    assert violations(source, path.name) == []
+    assert violations(source, path.relative_to(PACKAGE).as_posix()) == []
     assert re.findall(r"\b(?:TODO|FIXME|XXX|HACK)\b", source) == []
 
 
@@ -167,6 +176,15 @@ def test_violations_are_found(code: str, named: str) -> None:
 )
 def test_lawful_code_passes(code: str) -> None:
     assert violations(code, "x.py") == []
+
+
+def test_one_module_may_read_tensors() -> None:
+    lawful = "torch.load(path, map_location='cpu', weights_only=True)"
+    assert violations(lawful, READER) == []
+    assert violations(lawful, "encoders/weights.py") != []
+    for code in ("torch.load(path)", "torch.load(path, weights_only=False)", "torch.load(path, weights_only=flag)"):
+        assert violations(code, READER) != []
+    assert violations("torch.save(x, path)", READER) != []
 
 
 def test_occurrences_are_found() -> None:

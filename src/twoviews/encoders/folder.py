@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from twoviews.encoders.card import encoder_card
 from twoviews.encoders.weights import encoder_folder, read_safetensors
 from twoviews.encoders.zoo import Encoder, construct
 from twoviews.errors import DataError, UsageError
@@ -33,16 +34,11 @@ def save_encoder(
     absent = {"mean", "std"} - set(preprocessing)
     if absent:
         raise UsageError(f"preprocessing lacks {', '.join(sorted(absent))}: give one number a channel")
-    config = _config(encoder, preprocessing=preprocessing, extra=extra or {})
-    state = {}
-    for name, value in encoder.body.state_dict().items():
-        if not isinstance(value, Tensor):
-            raise UsageError(f"{name} of {type(encoder.body).__name__} is no tensor: only tensors can be saved")
-        # clone: safetensors takes neither shared memory nor channels-last tensors
-        state[name] = value.detach().cpu().clone(memory_format=torch.contiguous_format)
+    config = describe_encoder(encoder, preprocessing=preprocessing, extra=extra or {})
+    state = tensors_of(encoder.body)
     folder.mkdir(parents=True, exist_ok=True)
     _replace(folder / "model.safetensors", save(state, metadata={"format": "pt"}))
-    _replace(folder / "README.md", _card(config).encode())
+    _replace(folder / "README.md", encoder_card(config).render().encode())
     _replace(folder / "config.json", (json.dumps(config, indent=2) + "\n").encode())
 
 
@@ -97,8 +93,22 @@ def read_encoder_config(folder: str | Path) -> dict[str, Any]:
     return config
 
 
-def _config(encoder: Encoder, *, preprocessing: Mapping[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]:
-    """timm's schema; `architecture` is a name known to timm only where timm rebuilds this very network."""
+def tensors_of(module: nn.Module) -> dict[str, Tensor]:
+    """Weights and buffers of a module as safetensors takes them. Errors: UsageError for a state that is no tensor."""
+    state = {}
+    for name, value in module.state_dict().items():
+        if not isinstance(value, Tensor):
+            raise UsageError(f"{name} of {type(module).__name__} is no tensor: only tensors can be saved")
+        # clone: safetensors takes neither shared memory nor channels-last tensors
+        state[name] = value.detach().cpu().clone(memory_format=torch.contiguous_format)
+    return state
+
+
+def describe_encoder(encoder: Encoder, *, preprocessing: Mapping[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]:
+    """`config.json` of an encoder folder, in timm's schema; arguments as of `save_encoder`.
+
+    `architecture` is a name known to timm only where timm rebuilds this very network: `["twoviews"]["loads_in_timm"]`.
+    """
     about = encoder.architecture
     clash = set(extra) & ({*_ARCHITECTURE, "preprocessing", "loads_in_timm"})
     if clash:
@@ -134,37 +144,6 @@ def _config(encoder: Encoder, *, preprocessing: Mapping[str, Any], extra: Mappin
             **extra,
         },
     }
-
-
-def _card(config: Mapping[str, Any]) -> str:
-    about, how = config["twoviews"], config["pretrained_cfg"]
-    in_timm = about["loads_in_timm"]
-    normalized = f"values in [0, 1] normalised by mean {how['mean']}, std {how['std']}"
-    code = (
-        'timm.create_model("local-dir:FOLDER", pretrained=True, num_classes=0)'
-        if in_timm
-        else 'twoviews.load_encoder("FOLDER")'
-    )
-    note = "" if in_timm else f"\ntimm cannot rebuild this network ({about['source']}, stem `{about['stem']}`).\n"
-    return f"""---
-library_name: {"timm" if in_timm else "twoviews"}
-pipeline_tag: image-feature-extraction
-tags:
-- image-feature-extraction
-- self-supervised-learning
-- twoviews
----
-
-# {about["name"]}, trained without labels by twoviews
-
-- Input: {about["channels"]} x {about["image_size"]} x {about["image_size"]}, {normalized}
-- Output: {about["num_features"]} features an image
-- Network: `{about["name"]}` ({about["source"]}), stem `{about["stem"]}`
-{note}
-```python
-encoder = {code}
-```
-"""
 
 
 def _replace(path: Path, content: bytes) -> None:

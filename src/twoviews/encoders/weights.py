@@ -1,7 +1,7 @@
-"""Weights to begin from: public ones, a safetensors file or an encoder folder."""
+"""Weights to begin from: public ones, a safetensors file, an encoder folder, or a checkpoint of another library."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isqrt
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from safetensors.torch import load
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
+from twoviews.encoders.checkpoints import find_encoder, is_checkpoint, read_checkpoint
 from twoviews.encoders.zoo import Encoder
 from twoviews.errors import DataError, RefusedError, UsageError
 
@@ -22,13 +23,14 @@ _PICKLES = {".pt", ".pth", ".ckpt", ".bin", ".pkl", ".pickle", ".pt2", ".tar"}
 
 @dataclass(frozen=True, slots=True)
 class Transfer:
-    """What came of loading weights into a network: tensor names of each kind."""
+    """What came of loading weights into a network: tensor names of each kind, and what stood before them in a file."""
 
     source: str
     copied: tuple[str, ...]
     adapted: tuple[str, ...]
     missing: tuple[str, ...]
     unused: tuple[str, ...]
+    prefix: str = ""
 
     def __str__(self) -> str:
         total = len(self.copied) + len(self.adapted) + len(self.missing)
@@ -47,14 +49,19 @@ def initialize(encoder: Encoder, init: str | Path) -> Transfer:
     """Load public weights (`pretrained`, `timm`) or those of a file or encoder folder into `encoder`.
 
     Tensors of equal name and shape are copied. A first convolution (or patch embedding) of another kernel or
-    channel count is adapted, see `adapt_convolution`; a position embedding is resized. The rest stays random.
-    Errors: DataError for weights that cannot be had or read, RefusedError for a pickle, UsageError when less
-    than half of the tensors fit.
+    channel count is adapted, see `adapt_convolution`; a position embedding is resized. The rest stays random, but of
+    a checkpoint (`.pt`, `.pth`, `.ckpt`, `.bin`, `.tar`) every tensor of the encoder must come.
+    Errors: DataError for weights that cannot be had or read, RefusedError for a pickle of more than tensors, UsageError
+    when less than half of the tensors fit, or of a checkpoint not all.
     """
     if str(init) in PUBLIC:
         state, source = _public_state(encoder), f"the public weights of {encoder.architecture['name']}"
     else:
         path = _weights_file(init)
+        if is_checkpoint(path):
+            transfer = transfer_checkpoint(encoder.body, path)
+            encoder.initialization = str(transfer)
+            return transfer
         state, source = read_safetensors(path), path.name
     transfer = transfer_weights(encoder.body, state, source=source)
     encoder.initialization = str(transfer)
@@ -94,6 +101,31 @@ def transfer_weights(body: nn.Module, state: Mapping[str, Tensor], *, source: st
     )
 
 
+def transfer_checkpoint(body: nn.Module, path: Path, *, prefix: str | None = None, exact: bool = False) -> Transfer:
+    """Load the encoder in a checkpoint into `body`, every tensor of it; heads and momentum encoders are left out.
+
+    `prefix`: before the names of the encoder that is meant, of several. `exact`: without adapting any tensor. Errors:
+    as `initialize`; UsageError also for a tensor of another shape that cannot be, or may not be, adapted.
+    """
+    tensors = read_safetensors(path) if path.suffix.lower() == ".safetensors" else read_checkpoint(path)
+    found = find_encoder(tensors, body, file=path.name, prefix=prefix)
+    own = body.state_dict()
+    counters = {name: own[name] for name in own if name not in found.state}  # BatchNorm's, which older files lack
+    source = f"{path.name}, {found.prefix!r}" if found.prefix else path.name
+    before = {name: value.clone() for name, value in own.items()}
+    moved = transfer_weights(body, {**counters, **found.state}, source=source)
+    changed = moved.missing + (moved.adapted if exact else ())
+    if changed:
+        body.load_state_dict(before)
+        name = changed[0]
+        raise UsageError(
+            f"{path.name} does not fit {type(body).__name__}: {name} is {tuple(found.state[name].shape)} there and "
+            f"{tuple(own[name].shape)} here, and {len(changed) - 1} more differ: name the network, the stem and the "
+            "channels that it was trained with"
+        )
+    return replace(moved, unused=found.left_out, prefix=found.prefix)
+
+
 def adapt_convolution(weight: Tensor, *, channels: int, kernel: tuple[int, int]) -> Tensor:
     """A convolution's weight (O, I, K, K) for another channel count and kernel: (O, channels, *kernel).
 
@@ -125,7 +157,8 @@ def refuse_pickle(path: Path) -> None:
     if path.suffix.lower() in _PICKLES:
         raise RefusedError(
             f"{path} may run code when read (pickle): convert it where you trust it, with "
-            "safetensors.torch.save_file(torch.load(FILE, weights_only=True), 'weights.safetensors')"
+            "safetensors.torch.save_file(torch.load(FILE, weights_only=True), 'weights.safetensors'), or take the "
+            "encoder in it with twoviews import"
         )
 
 
@@ -161,14 +194,19 @@ def _public_state(encoder: Encoder) -> Mapping[str, Tensor]:
 
 def _weights_file(init: str | Path) -> Path:
     path = Path(init)
-    refuse_pickle(path)
     if path.is_dir():
         return encoder_folder(path) / "model.safetensors"
+    if is_checkpoint(path):
+        return path
+    refuse_pickle(path)
     if path.suffix.lower() == ".safetensors":
         if not path.is_file():
             raise DataError(f"no file {str(path)!r}: give an existing .safetensors file as init")
         return path
-    raise UsageError(f"init {str(init)!r} is neither 'pretrained' nor a .safetensors file nor an encoder folder")
+    raise UsageError(
+        f"init {str(init)!r} is neither 'pretrained' nor a .safetensors file nor an encoder folder nor a "
+        "checkpoint (.pt, .pth, .ckpt, .bin, .tar)"
+    )
 
 
 def _without_prefix(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> Mapping[str, Tensor]:

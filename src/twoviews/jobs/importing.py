@@ -1,0 +1,83 @@
+"""A checkpoint of another library made into an encoder folder, which every command takes."""
+
+import secrets
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from twoviews.encoders import build_encoder, save_encoder
+from twoviews.encoders.checkpoints import is_checkpoint
+from twoviews.encoders.weights import transfer_checkpoint
+from twoviews.errors import RefusedError, UsageError
+from twoviews.narrate import Narrator
+from twoviews.views.policies import NORMALIZATIONS, POLICIES, Views
+
+STORED = 1.25
+"""Stored side over image size, as for a run's own encoder."""
+
+
+def import_encoder(
+    file: str | Path,
+    *,
+    encoder: str,
+    out: str | Path,
+    image_size: int = 224,
+    channels: int = 3,
+    stem: str = "auto",
+    prefix: str | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    narrator: Narrator | None = None,
+) -> dict[str, Any]:
+    """Take the encoder out of a checkpoint of lightly, solo-learn, torchvision or MoCo into the new folder `out`.
+
+    `file`: `.pt`, `.pth`, `.ckpt`, `.bin` or `.tar`, of which tensors alone are read, or `.safetensors`. `encoder`,
+    `image_size`, `channels`, `stem`: the network that it was trained as, see `build_encoder`; solo-learn's and
+    lightly's for CIFAR have the stem `small`. `prefix`: before the names of the encoder that is meant, of several, as
+    `state_dict.momentum_backbone.`. `mean`, `std`: of its training, one number a channel; ImageNet's by default.
+
+    Every tensor of the network must be there in its shape. Gives `out`, `encoder`, `num_features`, `tensors` (how
+    many), `prefix`, `left_out` (names: heads, momentum encoders, optimisers). Errors: UsageError for weights of another
+    network, which lists what is missing or unexpected, DataError for a damaged file, RefusedError for one that could
+    run code and for a folder that is not empty.
+
+    >>> import_encoder("moco_v2.pth.tar", encoder="resnet50", out="moco/")["prefix"]           # doctest: +SKIP
+    'state_dict.module.encoder_q.'
+    """
+    narrator = narrator or Narrator()
+    file, out = Path(file), Path(out)
+    if not (is_checkpoint(file) or file.suffix.lower() == ".safetensors"):
+        raise UsageError(
+            f"{file} is no checkpoint by its name: give a .pt, .pth, .ckpt, .bin, .tar or .safetensors file"
+        )
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise RefusedError(f"{out} is not empty: choose another --out")
+    usual = NORMALIZATIONS["imagenet" if channels == 3 else "symmetric"]
+    mean, std = mean or usual[0], std or usual[1]
+    mean, std = Views(POLICIES["none"], image_size=image_size, mean=mean, std=std).normalization(channels)
+    built = build_encoder(encoder, image_size=image_size, channels=channels, stem=stem)
+    found = transfer_checkpoint(built.body, file, prefix=prefix, exact=True)
+    narrator.say(str(found))
+    staged = out.absolute().parent / f".importing-{secrets.token_hex(8)}"
+    try:
+        save_encoder(
+            built,
+            staged,
+            preprocessing={"mean": list(mean), "std": list(std)},
+            extra={"cache_side": round(STORED * image_size), "origin": f"imported by twoviews from {file.name}"},
+        )
+        if out.is_dir():
+            out.rmdir()  # it is empty
+        staged.rename(out)
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)
+    return {
+        "out": str(out),
+        "encoder": built.architecture["name"],
+        "stem": built.architecture["stem"],
+        "num_features": built.num_features,
+        "tensors": len(found.copied),
+        "prefix": found.prefix,
+        "left_out": list(found.unused),
+    }
