@@ -18,6 +18,8 @@ from twoviews.data.sources.folder import FileSource
 from twoviews.errors import DataError, unknown_name
 
 COLUMNS = ("file_name", "label", "split", "group")
+NOTES = ("why",)
+"""Columns for whoever fills the file in, as `twoviews suggest` writes them: not read."""
 _VALUES = COLUMNS[1:]
 _WORTH_LISTING = 8
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -52,26 +54,28 @@ class Rows:
         return all(map(operator.lt, self.names, islice(self.names, 1, None)))
 
 
-def open_manifest(path: Path, *, split: str | None = None) -> FileSource:
+def open_manifest(path: Path, *, split: str | None = None, lists: bool = False) -> FileSource:
     """The files that a manifest lists, or those of one split; an empty label means none.
 
-    A file that is named `metadata`, as Hugging Face has it, may have further columns. Raises DataError naming file
-    and line for a missing file, an unknown column, rows that disagree, labels that differ only by case, NaN, text that
-    is not UTF-8.
+    A file that is named `metadata`, as Hugging Face has it, may have further columns. `lists`: as in `read_rows`.
+    Raises DataError naming file and line for a missing file, an unknown column, rows that disagree, labels that differ
+    only by case, NaN, text that is not UTF-8.
     """
-    rows = read_rows(path, split=split)
+    rows = read_rows(path, split=split, lists=lists)
     for name in _not_listed(path.parent, rows.names):
-        _check_file(path, name)
+        _check_file(path, name, lists=lists)
     spec = str(path) if split is None else f"{path}:{split}"
     return FileSource(spec, path.parent, tuple(rows.names), rows.column("label"), rows.column("group"))
 
 
-def read_rows(path: Path, *, split: str | None = None) -> Rows:
+def read_rows(path: Path, *, split: str | None = None, lists: bool = False) -> Rows:
     """The rows of a manifest, or those of one split; whether the files exist is not looked at.
+
+    `lists`: a label of a JSON Lines file may be a list; it is kept as its JSON text.
 
     Raises DataError as `open_manifest` does, UsageError for an unknown split.
     """
-    reader = _Reader(path)
+    reader = _Reader(path, lists=lists)
     names: list[str] = []
     said: list[_Facts] = []
     for _, name, facts in reader.rows():
@@ -83,7 +87,7 @@ def read_rows(path: Path, *, split: str | None = None) -> Rows:
     if not rows.rise():
         rows = rows.take(sorted(range(len(rows.names)), key=rows.names.__getitem__))
         if not rows.rise():
-            rows = rows.take(_first_of_each(path, rows))
+            rows = rows.take(_first_of_each(path, rows, lists=lists))
     if split is None:
         return rows
     parts = rows.column("split")
@@ -111,6 +115,7 @@ class _Reader:
     """Reads a manifest row by row; each distinct value is checked and held once."""
 
     path: Path
+    lists: bool = False
     columns: set[str] = field(default_factory=set)
     known: dict[str, dict[str, str | None]] = field(default_factory=lambda: {what: {"": None} for what in _VALUES})
     spellings: dict[str, tuple[str, int]] = field(default_factory=dict)
@@ -198,7 +203,7 @@ class _Reader:
         if "file_name" not in columns and any(re.search(strange, column) for column in columns):
             self.fail(line, f"separate the columns by {wanted}")
         for column in columns:
-            if column not in COLUMNS:
+            if column not in COLUMNS + NOTES:
                 if self.path.stem.lower() == "metadata":
                     continue
                 self.fail(line, str(unknown_name("column", column, COLUMNS)))
@@ -226,6 +231,8 @@ class _Reader:
     def _value(self, column: str, value: Any, line: int) -> str | None:
         if value is None:
             return None
+        if self.lists and column == "label" and isinstance(value, list):
+            value = json.dumps(value, ensure_ascii=False)
         if not isinstance(value, str | int) or isinstance(value, bool):
             self.fail(line, f"{column} is {value!r}: give a name, a whole number, or leave it empty for none")
         text = str(value)
@@ -252,19 +259,19 @@ class _Reader:
         raise DataError(f"{self.path}, line {line}: {problem}")
 
 
-def _first_of_each(path: Path, rows: Rows) -> list[int]:
+def _first_of_each(path: Path, rows: Rows, *, lists: bool) -> list[int]:
     kept = [0]
     for at in range(1, len(rows.names)):
         if rows.names[at] != rows.names[kept[-1]]:
             kept.append(at)
         elif rows.facts[at] != rows.facts[kept[-1]]:
-            _disagree(path, rows.names[at])
+            _disagree(path, rows.names[at], lists=lists)
     return kept
 
 
-def _disagree(path: Path, name: str) -> NoReturn:
+def _disagree(path: Path, name: str, *, lists: bool) -> NoReturn:
     """Raise for the first row that says something else of `name`: lines are not held, so the file is read again."""
-    reader = _Reader(path)
+    reader = _Reader(path, lists=lists)
     line, _, said = next(row for row in reader.rows() if row[1] == name)
     for other, _, values in (row for row in reader.rows() if row[1] == name):
         for what, before, now in zip(_VALUES, said, values, strict=True):
@@ -290,7 +297,7 @@ def _not_listed(root: Path, names: list[str]) -> list[str]:
     return unseen
 
 
-def _check_file(path: Path, name: str) -> None:
+def _check_file(path: Path, name: str, *, lists: bool) -> None:
     try:
         if stat.S_ISREG((path.parent / name).stat().st_mode):
             return
@@ -299,6 +306,6 @@ def _check_file(path: Path, name: str) -> None:
         problem = f"which does not exist: paths are relative to {str(path.parent)!r}"
         if _SURROGATE.search(name):
             problem = "which does not exist: is this file saved as UTF-8?"
-    reader = _Reader(path)
+    reader = _Reader(path, lists=lists)
     line = next((row[0] for row in reader.rows() if row[1] == name), 1)
     reader.fail(line, f"names {name!r}, {problem}")
