@@ -114,7 +114,7 @@ def test_settings_are_taken(page: Path) -> None:
         for arguments in commands_in(script):
             options = vars(build_parser().parse_args(arguments)) if "--set" in arguments else {}
             if options:
-                recipe = options["recipe"] if options["recipe"] in recipe_names() else "default"
+                recipe = options["recipe"] if options.get("recipe") in recipe_names() else "default"
                 check_names(make_recipe(load_recipe(recipe), *map(parse_assignment, options["settings"])))
 
 
