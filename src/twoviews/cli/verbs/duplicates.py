@@ -1,0 +1,103 @@
+"""`twoviews duplicates`."""
+
+import argparse
+
+from twoviews.cli.options import (
+    Declare,
+    common_options,
+    data_option,
+    download_option,
+    labels_option,
+    overwrite_option,
+)
+
+
+def declare(command: Declare) -> None:
+    """Its options."""
+    example = "twoviews duplicates runs/a photos/ --keep largest --out duplicates/ --manifest kept.csv"
+    sub = command("duplicates", "group near duplicates, and list which images to keep", example)
+    sub.add_argument("run", metavar="RUN", help="run directory, timm:NAME, or a folder with an encoder")
+    data_option(sub, "data")
+    sub.add_argument(
+        "--keep",
+        default="first",
+        metavar="RULE",
+        help="of a group: first by id, largest image, or labelled before unlabelled (default: %(default)s)",
+    )
+    near_option(sub)
+    sub.add_argument("--out", metavar="DIR", help="folder for duplicates.csv and .html, kept.csv and exclude.csv")
+    sub.add_argument("--manifest", metavar="FILE", help="CSV to write with what is kept, which every command reads")
+    labels_option(sub)
+    overwrite_option(sub)
+    download_option(sub)
+    common_options(sub)
+
+
+def near_option(sub: argparse.ArgumentParser) -> None:
+    """`--threshold`, which outliers and suspects have too."""
+    sub.add_argument(
+        "--threshold",
+        type=float,
+        metavar="COSINE",
+        help="similarity from which on images are near duplicates (default: what changed copies of some of them reach)",
+    )
+
+
+def act(a: argparse.Namespace) -> None:
+    """Run it."""
+    from twoviews.cli.output import narrator_of, print_json, print_table
+    from twoviews.jobs.curate import duplicates
+
+    found = duplicates(
+        a.run,
+        a.data,
+        threshold=a.threshold,
+        keep=a.keep,
+        out=a.out,
+        manifest=a.manifest,
+        labels=a.labels,
+        overwrite=a.overwrite,
+        download=a.download,
+        narrator=narrator_of(a),
+    )
+    ids, groups, limit = found.collection.embeddings.ids, found.groups, found.nearness.threshold
+    members = groups.members()
+    dropped = int(groups.dropped().sum())
+    if a.json:
+        print_json(
+            {
+                "images": len(ids),
+                "threshold": limit.value,
+                "reason": limit.reason,
+                "keep": found.keep,
+                "dropped": dropped,
+                "groups": [
+                    {"kept": ids[group[0]], "dropped": [_member(ids[row], groups.similarity[row]) for row in group[1:]]}
+                    for group in members
+                ],
+                "out": a.out,
+                "manifest": a.manifest,
+            }
+        )
+        return
+    rows = [
+        (number, ids[group[0]], ids[row], f"{groups.similarity[row]:.4f}")
+        for number, group in enumerate(members, start=1)
+        for row in group[1:]
+    ]
+    if rows:
+        print_table(("group", "kept", "near duplicate of it", "similarity"), rows[:50])
+    if len(rows) > 50:
+        print(f"and {len(rows) - 50:,} more" + (f": {a.out}/duplicates.csv" if a.out else " (--json shows all)"))
+    print(
+        f"{dropped:,} of {len(ids):,} images {'is a near duplicate' if dropped == 1 else 'are near duplicates'} in "
+        f"{len(members):,} group{'s' * (len(members) != 1)}; "
+        f"from similarity {limit.value:.4f} on: {limit.reason}"
+    )
+    for path in (f"{a.out}/duplicates.html" if a.out else None, a.manifest):
+        if path:
+            print(f"written: {path}")
+
+
+def _member(name: str, similarity: float) -> dict[str, object]:
+    return {"id": name, "similarity": round(float(similarity), 4)}
