@@ -43,7 +43,7 @@ class Clock:
         self.start_seconds = self.seconds = 0.0
 
     def step(self, number: int) -> None:
-        """Before step `number`; a run that first measures its own speed counts from 0 twice, and the last time holds."""
+        """Before step `number`; a run that measures its speed first counts from 0 twice, and the last time holds."""
         if number in (self._first, self._last):
             if torch.cuda.is_available():
                 torch.cuda.synchronize()

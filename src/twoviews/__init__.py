@@ -15,21 +15,29 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Embeddings": "twoviews.evaluation.features",
+    "Index": "twoviews.search.index",
     "NTXentLoss": "twoviews.losses",
     "Run": "twoviews.run",
     "TwoviewsError": "twoviews.errors",
     "build_encoder": "twoviews.encoders",
     "compare_runs": "twoviews.jobs.compare",
     "distill": "twoviews.jobs.distill",
+    "duplicates": "twoviews.jobs.curate",
     "embed": "twoviews.jobs.embed",
     "evaluate": "twoviews.jobs.evaluate",
+    "export_encoder": "twoviews.jobs.export",
+    "import_encoder": "twoviews.jobs.importing",
     "load_corpus": "twoviews.data.corpus",
     "load_encoder": "twoviews.encoders",
     "nt_xent": "twoviews.losses",
     "open_source": "twoviews.data.source",
-    "predict": "twoviews.jobs.classifier",
+    "outliers": "twoviews.jobs.curate",
+    "predict": "twoviews.jobs.predict",
     "pretrain": "twoviews.jobs.pretrain",
     "resume": "twoviews.jobs.resume",
+    "suggest": "twoviews.jobs.suggest",
+    "suspects": "twoviews.jobs.curate",
+    "tag": "twoviews.jobs.tag",
     "write_report": "twoviews.report",
 }
 
@@ -39,19 +47,26 @@ if TYPE_CHECKING:
     from twoviews.encoders import build_encoder, load_encoder
     from twoviews.errors import TwoviewsError
     from twoviews.evaluation.features import Embeddings
-    from twoviews.jobs.classifier import predict
     from twoviews.jobs.compare import compare_runs
+    from twoviews.jobs.curate import duplicates, outliers, suspects
     from twoviews.jobs.distill import distill
     from twoviews.jobs.embed import embed
     from twoviews.jobs.evaluate import evaluate
+    from twoviews.jobs.export import export_encoder
+    from twoviews.jobs.importing import import_encoder
+    from twoviews.jobs.predict import predict
     from twoviews.jobs.pretrain import pretrain
     from twoviews.jobs.resume import resume
+    from twoviews.jobs.suggest import suggest
+    from twoviews.jobs.tag import tag
     from twoviews.losses.nt_xent import NTXentLoss, nt_xent
     from twoviews.report import write_report
     from twoviews.run import Run
+    from twoviews.search.index import Index
 
 __all__ = [
     "Embeddings",
+    "Index",
     "NTXentLoss",
     "Run",
     "TwoviewsError",
@@ -59,15 +74,22 @@ __all__ = [
     "build_encoder",
     "compare_runs",
     "distill",
+    "duplicates",
     "embed",
     "evaluate",
+    "export_encoder",
+    "import_encoder",
     "load_corpus",
     "load_encoder",
     "nt_xent",
     "open_source",
+    "outliers",
     "predict",
     "pretrain",
     "resume",
+    "suggest",
+    "suspects",
+    "tag",
     "write_report",
 ]
 

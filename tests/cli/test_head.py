@@ -8,8 +8,9 @@ import torch
 
 import twoviews
 from twoviews.errors import UsageError
-from twoviews.jobs.classifier import load_classifier, predict
+from twoviews.jobs.classifier import load_classifier
 from twoviews.jobs.head import with_head
+from twoviews.jobs.predict import predict
 from twoviews.methods import build_method
 from twoviews.narrate import Narrator
 from twoviews.run import Run, read_json

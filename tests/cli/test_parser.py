@@ -18,12 +18,16 @@ compare RUN --arm --csv --json --metric --out --quiet
 demo --json --out --overwrite --quiet
 distill TEACHER_RUN DATA --batch-size --devices --download --encoder --epochs --exclude --fraction --image-size --init \
 --json --labelled --labels --micro-batch --minutes --out* --overwrite --probe-data --quiet --recipe --seed --set --test
-embed RUN DATA --devices --download --json --labels --out* --overwrite --quiet
+duplicates RUN DATA --download --json --keep --labels --manifest --out --overwrite --quiet --threshold
+embed RUN DATA --devices --download --format --json --labels --out* --overwrite --quiet
 encoders --json --quiet
 evaluate RUN --arms --devices --download --exclude --json --labels --labels-per-class --metric --minutes --quiet \
 --reference --seeds --set --subsets --test* --train --trained-at --val
+export RUN --classifier --download --format* --images --json --out* --push --quiet
+import FILE --channels --encoder* --image-size --json --mean --out* --prefix --quiet --std --stem
 methods --json --quiet
-predict RUN DATA --download --json --quiet
+outliers RUN DATA --download --json --k --labels --out --overwrite --quiet --threshold
+predict RUN DATA --certainty --copy --download --json --out --overwrite --quiet --sort-into
 pretrain DATA --batch-size --devices --download --encoder --epochs --exclude --fraction --image-size --init --json \
 --labelled --labels --micro-batch --minutes --out* --overwrite --probe-data --quiet --recipe --seed --set
 recipes [show NAME] --json --quiet
@@ -32,6 +36,10 @@ resume RUN --anyway --devices --json --micro-batch --quiet
 run DATA --arms --batch-size --devices --download --encoder --epochs --exclude --fraction --image-size --init --json \
 --labels --labels-per-class --metric --micro-batch --minutes --out* --overwrite --probe-data --quiet --recipe \
 --reference --seed --seeds --set --subsets --test* --train --trained-at --val
+search RUN QUERY --download --in --json --minus --out --quiet --top
+suggest RUN DATA --count --download --json --labels --out --page --quiet --seed --strategy --unlabelled
+suspects RUN DATA --cleanlab --download --json --k --labels --out --overwrite --quiet --threshold
+tag RUN DATA --certainty --copy --download --examples* --json --method --out --overwrite --quiet --separator --sort-into
 views DATA --download --image-size --json --out* --quiet --recipe --seed --set
 """
 

@@ -49,7 +49,7 @@ def comparable(run: Path) -> dict[str, Any]:
     assert results.pop("looks")["count"] == 1
     results["protocol"].pop("test_reads")
     results["protocol"].pop("command")
-    model = (run / "classifier" / "model.safetensors").read_bytes()
+    model = {path.name: path.read_bytes() for path in (run / "classifier").iterdir()}
     return {**found, "results": results, "classifier": model}
 
 

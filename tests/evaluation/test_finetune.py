@@ -14,6 +14,7 @@ from twoviews.evaluation.finetune import (
     Classifier,
     FitPlan,
     _as_evaluated,
+    class_logits,
     estimate_statistics,
     fit_classifier,
     updates_a_pass,
@@ -210,3 +211,14 @@ def test_glorot_s_start():
     assert torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[0], weights[2])
     assert not heads[0].bias.any()
+
+
+def test_scores_are_logits() -> None:
+    """Calibration takes their softmax: probabilities in their place would look sane and be calibrated nowhere."""
+    classifier = Classifier(Small(), classes=3)
+    nn.init.normal_(classifier.head.weight, std=5.0, generator=torch.Generator().manual_seed(0))
+    images = torch.rand(4, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+    scores = class_logits(classifier, [images[:3], images[3:]], compute=COMPUTE)
+    with torch.no_grad():
+        np.testing.assert_allclose(scores, classifier.eval()(images).numpy(), rtol=1e-5)
+    assert abs(scores.sum(axis=1) - 1).max() > 0.1

@@ -167,7 +167,10 @@ def _pretraining(sub: Parser, *, labelled: bool = True) -> None:
     sub.add_argument("--out", required=True, help="run directory")
     recipe_option(sub)
     sub.add_argument("--encoder", help="name of the network: see twoviews encoders; any timm or torchvision name")
-    sub.add_argument("--init", help="start from 'pretrained' (timm's public weights) or a .safetensors file")
+    sub.add_argument(
+        "--init",
+        help="start from 'pretrained' (timm's public weights), a .safetensors file or a checkpoint of another library",
+    )
     sub.add_argument("--image-size", type=int, help="side of a view in pixels")
     length = sub.add_mutually_exclusive_group()
     length.add_argument("--epochs", type=int, help="passes over the data")

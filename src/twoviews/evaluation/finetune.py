@@ -4,7 +4,7 @@ Both arms are this one function with the same views, number of updates and batch
 and in the encoder's rate.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
@@ -215,16 +215,11 @@ def estimate_statistics(module: nn.Module, corpus: Corpus, *, clean: Views, comp
         m.training = training
 
 
-def class_scores(
-    classifier: nn.Module, batches: Iterator[Tensor] | Sequence[Tensor], *, compute: Compute
-) -> np.ndarray:
-    """(N, classes) float32 probabilities, in evaluation mode."""
+def class_logits(classifier: nn.Module, batches: Iterable[Tensor], *, compute: Compute) -> np.ndarray:
+    """(N, classes) float32 logits of batches on the device, in evaluation mode."""
     classifier.eval()
-    parts = []
     with torch.inference_mode(), compute.autocast():
-        for batch in batches:
-            parts.append(classifier(batch).float().softmax(1).cpu().numpy())
-    return np.concatenate(parts)
+        return np.concatenate([classifier(batch).float().cpu().numpy() for batch in batches])
 
 
 def _stream(count: int, plan: FitPlan) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:

@@ -1,39 +1,29 @@
-"""The classifier that `evaluate` fitted: saved beside the run, used by `predict`."""
+"""The classifier that `evaluate` fitted: saved beside the run, loaded again, its confidence."""
 
+import csv
 import json
 import os
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors.torch import load, save_file
 from torch import nn
 
-from twoviews.compute import choose_compute
-from twoviews.data.source import Spec
 from twoviews.encoders import load_encoder
 from twoviews.errors import UsageError
-from twoviews.evaluation.finetune import Classifier, class_scores
+from twoviews.evaluation.certainty import Certainty, curve_from
+from twoviews.evaluation.finetune import Classifier
 from twoviews.evaluation.probe import LinearProbe
-from twoviews.jobs.embed import Preprocessing
 from twoviews.jobs.head import empty_head
-from twoviews.jobs.online import batches
-from twoviews.narrate import Narrator
-from twoviews.run import Run, read_json
+from twoviews.run import Run, read_json, write_rows
 from twoviews.training.checkpoint import sha256_file
 
-
-@dataclass(frozen=True)
-class Prediction:
-    """One item's most probable class; `probability` is the softmax, not calibrated."""
-
-    id: str
-    label: str
-    probability: float
+_CURVE = ("probability", "answered", "right")
+VALIDATION = "validation.csv"
+"""Beside the weights: what the validation items say of the probabilities, `Certainty.curve`."""
 
 
 def save_classifier(
@@ -45,10 +35,12 @@ def save_classifier(
     head: Path | None = None,
     classes: Sequence[str],
     facts: dict[str, Any],
+    certainty: Certainty | None = None,
 ) -> None:
     """Write a probe (on the run's encoder) or a fine-tuned classifier (with its encoder), replacing the one there.
 
-    `head`: folder of the projection head whose first layer the classifier has kept.
+    `head`: folder of the projection head whose first layer the classifier has kept. `certainty`: measured on
+    validation, where there was one.
     """
     if classifier is None:
         assert probe is not None
@@ -66,6 +58,8 @@ def save_classifier(
         "head": None if head is None else read_json(head / "config.json"),
         **facts,
     }
+    if certainty is not None:
+        config["calibration"] = {"temperature": certainty.temperature, "items": certainty.items}
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
@@ -74,41 +68,18 @@ def save_classifier(
         temporary / "model.safetensors",
     )
     (temporary / "config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+    if certainty is not None:
+        rows = [dict(zip(_CURVE, point, strict=True)) for point in certainty.curve]
+        write_rows(temporary / VALIDATION, rows, columns=list(_CURVE))
     shutil.rmtree(folder, ignore_errors=True)
     temporary.rename(folder)
-
-
-def predict(
-    run: Run | str | Path,
-    data: Spec,
-    *,
-    encoder: nn.Module | None = None,
-    download: bool = False,
-    narrator: Narrator | None = None,
-) -> list[Prediction]:
-    """Classify every readable item of `data` with the classifier that `evaluate` chose on validation.
-
-    `encoder`: for a run that trained your own module, that module. Raises `UsageError` when the run has no
-    classifier, or one that was fitted to another encoder.
-    """
-    narrator = narrator or Narrator()
-    run = run if isinstance(run, Run) else Run(run)
-    info = run.require_finished()
-    classifier, classes = load_classifier(run, encoder=encoder)
-    preprocessing = Preprocessing.of(run.encoder)
-    corpus = preprocessing.load(data, download=download, narrator=narrator)
-    compute = choose_compute(device="auto", precision=info["precision"], threads=info["threads"], narrator=narrator)
-    compute.place(classifier)
-    scores = class_scores(classifier, batches(corpus, preprocessing.views(), compute=compute), compute=compute)
-    best = scores.argmax(1)
-    top = scores[np.arange(len(scores)), best]
-    return [Prediction(i, classes[b], round(float(p), 4)) for i, b, p in zip(corpus.ids, best, top, strict=True)]
 
 
 def load_classifier(run: Run, *, encoder: nn.Module | None = None) -> tuple[Classifier, tuple[str, ...]]:
     """The classifier of a finished run, in evaluation mode on the CPU, and the names of its classes.
 
-    `encoder` and errors: as in `predict`.
+    `encoder`: for a run that trained your own module, that module. Raises `UsageError` when the run has no classifier,
+    or one that was fitted to another encoder.
     """
     run.require_finished()
     if not (run.classifier / "config.json").is_file():
@@ -125,3 +96,22 @@ def load_classifier(run: Run, *, encoder: nn.Module | None = None) -> tuple[Clas
     tensors = load((run.classifier / "model.safetensors").read_bytes())
     classifier.load_state_dict(tensors, strict=config["kind"] == "finetuned")
     return classifier.eval(), tuple(config["classes"])
+
+
+def load_certainty(run: Run) -> Certainty | None:
+    """What validation said of the run's classifier; None where it was fitted without, or before that was kept.
+
+    Raises `UsageError` for files that are damaged.
+    """
+    about = read_json(run.classifier / "config.json").get("calibration")
+    if about is None:
+        return None
+    path = run.classifier / VALIDATION
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            header, *rows = csv.reader(file)
+        if tuple(header) != _CURVE:
+            raise ValueError(f"its columns are {', '.join(header)}")
+        return Certainty(float(about["temperature"]), curve_from(rows))
+    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
+        raise UsageError(f"{path} cannot be read ({error}): run twoviews evaluate {run.path} again") from None

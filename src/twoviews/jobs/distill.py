@@ -18,7 +18,7 @@ from twoviews.data.source import Spec, open_source
 from twoviews.encoders import read_encoder_config
 from twoviews.errors import DataError, TwoviewsError, UsageError
 from twoviews.evaluation.features import fingerprint_module
-from twoviews.evaluation.finetune import class_scores
+from twoviews.evaluation.finetune import class_logits
 from twoviews.evaluation.matched import METHOD, matched_interval
 from twoviews.jobs.classifier import load_classifier
 from twoviews.jobs.decide import AUTO, required, spec_text, storage_of
@@ -243,7 +243,7 @@ def _answers(
     fingerprint = fingerprint_module(classifier)
     compute = choose_compute(device="auto", precision=info["precision"], threads=info["threads"], narrator=narrator)
     compute.place(classifier)
-    scores = class_scores(classifier, batches(corpus, preprocessing.views(), compute=compute), compute=compute)
+    scores = class_logits(classifier, batches(corpus, preprocessing.views(), compute=compute), compute=compute)
     hits = scores.argmax(1) == corpus.labels
     right = dict(zip(corpus.ids, map(bool, hits), strict=True))
     return _Answers(corpus, right, parameters(classifier), fingerprint)

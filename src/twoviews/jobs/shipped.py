@@ -4,17 +4,22 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
+import numpy.typing as npt
+
 from twoviews import distributed
 from twoviews.errors import UsageError
+from twoviews.evaluation.calibration import fit_temperature
+from twoviews.evaluation.certainty import Certainty
 from twoviews.evaluation.compare import PRETRAINED_ARMS, Arm, Budget, Comparison, unpack
 from twoviews.evaluation.features import Embeddings
-from twoviews.evaluation.finetune import Classifier, WithHead
+from twoviews.evaluation.finetune import Classifier, WithHead, class_logits
 from twoviews.evaluation.gallery import build_gallery
 from twoviews.evaluation.metrics import classification_metrics, confusion, per_class
 from twoviews.evaluation.probe import LinearProbe
 from twoviews.evaluation.verdict import primary_arm
 from twoviews.jobs.arms import Arms
 from twoviews.jobs.classifier import save_classifier
+from twoviews.jobs.online import batches
 from twoviews.run import Run, read_json, write_json, write_rows
 
 
@@ -61,6 +66,7 @@ def ship_classifier(
                 # What it was fitted on, also where a later evaluation replaces the results.
                 **{"train": room.data.train.spec, "test": room.data.test.spec},
             },
+            certainty=_certainty(room, model),
         )
     distributed.barrier()
     predicted = comparison.predictions[key]
@@ -74,6 +80,20 @@ def ship_classifier(
         "per_class": per_class(truth, predicted, classes=list(classes)),
         "confusion": confusion(truth, predicted, classes=len(classes)).tolist(),
     }
+
+
+def _certainty(room: Arms, model: LinearProbe | Classifier) -> Certainty | None:
+    """What the validation items say of the model's probabilities; None without any."""
+    labels = room.data.split.val
+    if not len(labels):
+        return None
+    if isinstance(model, LinearProbe):
+        scores: npt.NDArray[Any] = model.scores(room.features["val"].vectors)
+    else:
+        inputs = batches(room.data.val, room.ground.clean, compute=room.compute)
+        scores = class_logits(model, inputs, compute=room.compute)
+    # As many digits as are saved: the curve is that of the temperature which stands beside it.
+    return Certainty.measured(scores, labels, temperature=round(fit_temperature(scores, labels), 6))
 
 
 def _is_distilled(run: Run) -> bool:

@@ -12,7 +12,7 @@ from twoviews import distributed
 from twoviews.data.corpus import Corpus
 from twoviews.evaluation.compare import Arm, Budget, Fitted, selection_budget
 from twoviews.evaluation.features import frozen
-from twoviews.evaluation.finetune import Classifier, FitPlan, class_scores, fit_classifier
+from twoviews.evaluation.finetune import Classifier, FitPlan, class_logits, fit_classifier
 from twoviews.evaluation.probe import fit_probe
 from twoviews.jobs.arms import Arms, Ground
 from twoviews.jobs.head import with_head
@@ -221,7 +221,7 @@ class Trained:
         if not len(corpus):
             return np.empty((0, len(self.split.classes)), np.float32)
         compute = self.room.compute
-        return class_scores(classifier, batches(corpus, ground.clean, compute=compute), compute=compute)
+        return class_logits(classifier, batches(corpus, ground.clean, compute=compute), compute=compute)
 
     def length_in_time(
         self, names: Sequence[str], budgets: Sequence[Budget], seeds: list[int], deadline: float | None

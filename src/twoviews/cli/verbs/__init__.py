@@ -2,6 +2,17 @@
 
 from types import ModuleType
 
-from twoviews.cli.verbs import embed, predict
+from twoviews.cli.verbs import duplicates, embed, export, import_, outliers, predict, search, suggest, suspects, tag
 
-VERBS: dict[str, ModuleType] = {"embed": embed, "predict": predict}
+VERBS: dict[str, ModuleType] = {
+    "duplicates": duplicates,
+    "embed": embed,
+    "export": export,
+    "import": import_,
+    "outliers": outliers,
+    "predict": predict,
+    "search": search,
+    "suggest": suggest,
+    "suspects": suspects,
+    "tag": tag,
+}
