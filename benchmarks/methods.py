@@ -61,7 +61,7 @@ def one_run(options: argparse.Namespace, method: str, seed: int) -> dict[str, An
         twoviews.pretrain(
             data, out=run.path, recipe=recipe, seed=seed, settings=settings, overwrite=True, narrator=quiet
         )
-        arms = ["knn", "linear", *(FLOORS if method == "simclr" else ())]
+        arms = ["knn", "linear", *(FLOORS if method == "simclr" and not options.after else ())]
         twoviews.evaluate(run, train=train, test=test, arms=arms, labels_per_class=budget, seeds=1, narrator=quiet)
     info, results = run.info(), json.loads(run.results.read_text())
     return {
@@ -87,12 +87,21 @@ def main() -> None:
     parser.add_argument("--seeds", type=int)
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument(
+        "--after", help="an earlier result of the same protocol: its seeds are taken over, the rest is run"
+    )
     parser.add_argument("--runs", default="runs/methods")
     parser.add_argument("--out", required=True)
     options = parser.parse_args()
     seeds = range(options.seeds or (5 if options.data == "digits" else 3))
     table: dict[str, Any] = {}
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
     methods = options.methods.split(",")
+    earlier: dict[str, Any] = {"seeds": 0, "runs": {}, "machines": []}
+    if options.after:
+        earlier = json.loads(Path(options.after).read_text())
+        table = {method: earlier["runs"][method] for method in methods}
+        seeds = seeds[earlier["seeds"] :]
     pool = ProcessPoolExecutor(options.jobs, mp_context=get_context("spawn"), max_tasks_per_child=1)
     # Seed by seed, so that what is there after an interruption is a whole table.
     asked = {(seed, method): pool.submit(one_run, options, method, seed) for seed in seeds for method in methods}
@@ -106,17 +115,24 @@ def main() -> None:
             }
             for method, runs in table.items()
         }
-        floors = {arm: summary([r[arm] for r in table["simclr"]]) for arm in FLOORS} if "simclr" in table else {}
+        known = [r for r in table.get("simclr", []) if FLOORS[0] in r]
+        floors = {arm: summary([r[arm] for r in known]) for arm in FLOORS} if known else {}
         result = {
             "data": options.data,
             "seeds": seed + 1,
             "steps": table[methods[0]][0]["steps"],
-            "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
-            "jobs": options.jobs,
-            "cpu": cpu_name(),
-            "threads": 1,
-            "torch": torch.__version__,
-            "python": platform.python_version(),
+            "machines": [
+                *earlier["machines"],
+                {
+                    "seeds": list(range(earlier["seeds"], seed + 1)),
+                    "device": device,
+                    "jobs": options.jobs,
+                    "cpu": cpu_name(),
+                    "threads": 1,
+                    "torch": torch.__version__,
+                    "python": platform.python_version(),
+                },
+            ],
             "floors": floors,
             "methods": rows,
             "runs": table,
