@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -12,7 +11,6 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from torch import nn
 
 from twoviews import distributed
@@ -34,6 +32,7 @@ from twoviews.evaluation.floors import floors
 from twoviews.evaluation.verdict import verdict
 from twoviews.jobs.arms import Arms, Ground
 from twoviews.jobs.decide import storage_of
+from twoviews.jobs.doubts import doubts_of
 from twoviews.jobs.early import check_comparison
 from twoviews.jobs.head import with_head
 from twoviews.jobs.labelled import load_labelled
@@ -217,7 +216,7 @@ def evaluate(
         words["references"] = facts
     words["command"] = command
     judged = verdict(comparison, budgets, subject=subject, primary=o.primary)
-    judged["notes"] += _untrained(comparison, trained_budgets)
+    judged["notes"] += doubts_of(comparison, trained_budgets)
     results: dict[str, Any] = {
         "rows": comparison.rows,
         "floors": floors(data.split),
@@ -324,26 +323,6 @@ def _references(
         clean = reference.views
         grounds[reference.name] = Ground(reference.module, parts, clean, room.augmented_like(clean))
     return grounds, {reference.name: reference.facts for reference in references}, absent
-
-
-UNTRAINED = 0.7
-"""Part of a guess's loss above which a training has hardly begun."""
-
-
-def _untrained(comparison: Comparison, budgets: Sequence[Budget]) -> list[str]:
-    """A note where the baseline had too few updates to be one: at its largest budget it has not left chance."""
-    chance = math.log(len(comparison.split.classes))
-    losses = [
-        record["curve"][-1]["train_loss"]
-        for record in comparison.records
-        if record["row"]["arm"] == "supervised" and record["row"]["labels_per_class"] == budgets[-1]
-    ]
-    if not losses or float(np.mean(losses)) < UNTRAINED * chance:
-        return []
-    return [
-        f"The baseline is not trained: its loss is still {np.mean(losses):.2f}, where guessing has {chance:.2f}. Give"
-        " it more updates (evaluate.updates, or more time) before believing a difference."
-    ]
 
 
 def _planned(found: tuple[Any, list[int], list[str]]) -> dict[str, Any]:
