@@ -100,8 +100,7 @@ def test_no_group_is_on_two_sides(run: Run, tmp_path: Path) -> None:
     assert np.bincount(data.split.val).tolist() == [2, 2]
     assert data.val_origin.endswith("held out before any subset is drawn: 4 labels, by whole groups (1 of 8)")
     assert data.groups == (
-        "11 groups, none on two sides; 12 test items come from 3 groups, but intervals take test items to be "
-        "independent"
+        "11 groups, none on two sides; 12 test items come from 3 groups, which intervals take to be independent"
     )
     same = load(run, train, test)
     assert (same.val.ids, same.train.ids, same.excluded) == (data.val.ids, data.train.ids, data.excluded)

@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from twoviews.errors import DataError, UsageError
-from twoviews.evaluation.statistics import Interval, conclusion, crossed_interval, holm, paired_interval
+from twoviews.evaluation.statistics import Interval, by_unit, conclusion, crossed_interval, holm, paired_interval
 
 
 @pytest.mark.parametrize("confidence", [0.5, 0.95, 0.99])
@@ -184,3 +184,30 @@ def test_holm_is_his_procedure():
 def test_p_values_are_checked(p):
     with pytest.raises(DataError, match="between 0 and 1, got"):
         holm([0.5, p])
+
+
+def test_units_keep_the_mean_and_stand_for_their_items():
+    values = np.random.default_rng(0).normal(size=(3, 7))
+    assert by_unit(values, None) is values
+    assert by_unit(values, np.arange(7)) == pytest.approx(values)
+    units = np.array([0, 1, 1, 2, 2, 2, 2])
+    got = by_unit(values, units)
+    assert got.shape == (3, 3)
+    assert got.mean(axis=1) == pytest.approx(values.mean(axis=1))
+    # A constant difference has no spread, whatever the units' sizes.
+    assert by_unit(np.full((2, 7), 0.3), units) == pytest.approx(np.full((2, 3), 0.3))
+
+
+def test_units_cover_where_items_do_not():
+    """No true difference; 60 patients of 1 to 9 images whose answers go together: 95 % intervals, 400 of them."""
+    rng = np.random.default_rng(1)
+    missed = {"items": 0, "units": 0}
+    for _ in range(400):
+        units = np.repeat(np.arange(60), rng.integers(1, 10, 60))
+        patient, image = rng.normal(size=60)[units], rng.normal(size=len(units))
+        values = (patient + image)[None] + 0.2 * rng.normal(size=(5, len(units)))
+        for name, each in (("items", values), ("units", by_unit(values, units))):
+            interval = crossed_interval(each)
+            missed[name] += not interval.low <= 0 <= interval.high
+    assert missed["items"] > 60  # three times what is promised
+    assert missed["units"] < 35

@@ -13,7 +13,7 @@ from twoviews.evaluation.verdict import primary_arm, verdict
 
 TRAIN, VAL = np.arange(300) % 3, np.arange(30) % 3
 KEYS = {
-    *("labels_per_class", "arm", "against", "mean_difference", "low", "high", "n", "n_test", "items_share"),
+    *("labels_per_class", "arm", "against", "mean_difference", "low", "high", "n", "n_test", "n_units", "items_share"),
     *("p", "p_adjusted", "conclusion"),
 }
 
@@ -399,3 +399,28 @@ def test_a_gain_of_ten_points_is_found():
     row = module.measure(module.Case("gain", 372), 0.1, simulations=100, seed=0, budgets=(1, 10, 100, "all"))
     assert row["verdicts_with_helps"] >= 0.9
     assert row["budgets_with_hurts"] == 0
+
+
+def test_images_of_a_patient_are_not_independent():
+    """100 patients of 6 images each, which an arm gets right or wrong together."""
+    units = np.repeat(np.arange(100), 6)
+    test = np.arange(600) % 3
+    rng = np.random.default_rng(0)
+    right = {}
+    for arm, share in (("linear", 0.62), ("supervised", 0.5)):
+        hard = 0.9 * rng.random(100) + 0.1 * rng.random((5, 100))  # patients, much the same ones for each seed
+        right[arm] = np.repeat(hard < share, 6, axis=1)
+    found = {}
+    for name, known in (("images", None), ("patients", units)):
+        comparison = Comparison(Split(TRAIN, VAL, test, ("a", "b", "c"), known))
+        for arm, hits in right.items():
+            for seed, hit in enumerate(hits):
+                comparison.predictions[arm, 5, seed] = np.where(hit, test, (test + 1) % 3)
+                comparison.rows.append({"arm": arm, "labels_per_class": 5, "seed": seed, "n_train": 15})
+        judged = verdict(comparison, (5,))
+        found[name] = only(judged["comparisons"], labels_per_class=5)
+        assert ("in 100 groups" in " ".join(judged["notes"])) == (known is not None)
+    images, patients = found["images"], found["patients"]
+    assert (images["n_units"], patients["n_units"], patients["n_test"]) == (600, 100, 600)
+    assert images["mean_difference"] == pytest.approx(patients["mean_difference"])
+    assert patients["high"] - patients["low"] > 1.3 * (images["high"] - images["low"])

@@ -45,12 +45,21 @@ Budget = int | Literal["all"]
 
 @dataclass(frozen=True)
 class Split:
-    """Labels of the three parts, and the classes. Labels (N,) int64, all >= 0."""
+    """Labels of the three parts, and the classes. Labels (N,) int64, all >= 0.
+
+    units  (N,) int64 in 0 .. U-1, which test items belong together (images of a patient); None: each stands alone
+    """
 
     train: np.ndarray
     val: np.ndarray
     test: np.ndarray
     classes: tuple[str, ...]
+    units: np.ndarray | None = None
+
+    @property
+    def independent(self) -> float:
+        """Units a test item: 1 where each stands alone."""
+        return 1.0 if self.units is None else (int(self.units.max(initial=-1)) + 1) / len(self.units)
 
     def subset(self, budget: Budget, seed: int) -> np.ndarray:
         """The labelled samples of a budget: the same for every arm, nested over budgets."""

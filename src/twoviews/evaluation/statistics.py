@@ -53,6 +53,26 @@ def paired_interval(differences: Sequence[float], *, confidence: float = 0.95) -
     return Interval(mean, mean - half, mean + half, n)
 
 
+def by_unit(values: npt.NDArray[np.float64], units: npt.NDArray[np.int64] | None) -> npt.NDArray[np.float64]:
+    """(S, N) values of items to (S, U) values of the units 0 .. U-1 that they belong to, with the same mean.
+
+    Units, patients with several images say, are then what an interval takes for independent. With m the mean over the
+    N items, a unit has m + U / N times the sum of (value - m) over its items: the linearised estimator of a ratio, so
+    that units of unequal sizes are no spread by themselves. Source: Cochran 1977, "Sampling techniques", chapter 9A,
+    clusters of unequal sizes. `units` None: every item is its own.
+
+    >>> by_unit(np.array([[1.0, 1.0, 0.0, 0.0]]), np.array([0, 0, 0, 1]))
+    array([[0.75, 0.25]])
+    """
+    if units is None:
+        return values
+    count = int(units.max(initial=-1)) + 1
+    mean = values.mean(axis=1, keepdims=True)
+    sums = np.stack([np.bincount(units, weights=row, minlength=count) for row in values - mean])
+    by: npt.NDArray[np.float64] = mean + sums * (count / len(units))
+    return by
+
+
 def crossed_interval(
     differences: npt.NDArray[np.float64], *, confidence: float = 0.95, weight: float = 1.0
 ) -> Interval:

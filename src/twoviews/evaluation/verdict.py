@@ -23,7 +23,7 @@ from twoviews.evaluation.compare import (
 )
 from twoviews.evaluation.labels_saved import labels_saved
 from twoviews.evaluation.metrics import item_values, item_weight
-from twoviews.evaluation.statistics import conclusion, crossed_interval, holm
+from twoviews.evaluation.statistics import by_unit, conclusion, crossed_interval, holm
 from twoviews.evaluation.wording import notes_of, sentence_of
 
 BASELINE = "supervised"
@@ -211,7 +211,11 @@ def compare_arms(
     for budget in budgets:
         differences = answers.differences(arm, against, budget)
         if differences is not None:
-            interval = crossed_interval(differences, confidence=1 - LEVEL / choices, weight=weight)
+            interval = crossed_interval(
+                by_unit(differences, split.units),
+                confidence=1 - LEVEL / choices,
+                weight=weight * split.independent,
+            )
             told = interval.n > 1 or (budget == "all" and _without_chance(arm) and _without_chance(against))
             found.append((budget, interval, min(1.0, choices * (interval.p or 0.0)), told))
     adjusted = iter(holm([p for *_, p, told in found if told]))
@@ -229,6 +233,7 @@ def compare_arms(
                 "high": round(interval.high, 6) if finite else None,
                 "n": interval.n,
                 "n_test": len(split.test),
+                "n_units": interval.items,
                 "items_share": round(interval.share or 0.0, 3),
                 "p": float(f"{p:.4g}"),
                 "p_adjusted": float(f"{corrected:.4g}"),
@@ -257,7 +262,7 @@ def above_chance(answers: Answers, budgets: Sequence[Budget]) -> list[Budget]:
             predicted = answers.comparison.predictions[SANITY, budget, seed]
             shares = np.bincount(predicted, minlength=answers.classes) / len(labels)
             excess.append((labels == predicted) - shares[labels])
-        interval = crossed_interval(np.stack(excess))
+        interval = crossed_interval(by_unit(np.stack(excess), answers.comparison.split.units))
         found.append((budget, interval.mean, interval.p or 0.0))
     adjusted = holm([p for _, _, p in found])
     return [budget for (budget, mean, _), p in zip(found, adjusted, strict=True) if mean > 0 and p < 0.01]

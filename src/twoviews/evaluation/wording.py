@@ -174,7 +174,7 @@ def _hidden(rows: list[dict[str, Any]]) -> list[str]:
     widest = max(wide, key=_half)
     if widest["items_share"] >= 0.5:
         return [
-            f"The {widest['n_test']:,} test images are few: they do not show a difference below about "
+            f"The {_tested(widest)} are few: they do not show a difference below about "
             f"{_half(widest):.0f} points, and more of them would."
         ]
     return [
@@ -192,8 +192,14 @@ def _compared(facts: dict[str, Any]) -> str:
     return (
         f"Compared: {METRIC_WORDS[facts['metric']]} of {arm_words(facts['primary_arm'])} and of "
         f"{arm_words(facts['against'])} on the same labels, ± a 95 % interval over {number} {unit} and "
-        f"{rows[0]['n_test']:,} test images{several}. The encoder was pretrained once."
+        f"{_tested(rows[0])}{several}. The encoder was pretrained once."
     )
+
+
+def _tested(row: dict[str, Any]) -> str:
+    """The test images, and of how many groups they are where some belong together."""
+    images, units = row["n_test"], row.get("n_units", row["n_test"])
+    return f"{images:,} test images" + (f" in {units:,} groups" if units < images else "")
 
 
 def notes_of(facts: dict[str, Any], choice: dict[str, Any]) -> list[str]:

@@ -14,7 +14,7 @@ from twoviews.evaluation.compare import Split
 from twoviews.evaluation.subsets import split_validation
 from twoviews.jobs.copies import Seen, without_copies
 from twoviews.jobs.embed import Preprocessing
-from twoviews.jobs.overlap import apart_from_training, group_names, groups_in_words, without_groups
+from twoviews.jobs.overlap import apart_from_training, group_names, groups_in_words, units_of, without_groups
 from twoviews.jobs.parts import TRAIN, VALIDATION, read_parts
 from twoviews.jobs.reading import load_shared, no_labels
 from twoviews.narrate import Narrator
@@ -153,7 +153,8 @@ def load_labelled(
         parts["train"], parts["val"], origin = _hold_out(parts["train"], share, seed=split_seed, narrator=narrator)
     elif not len(parts["val"]):
         origin = f"none left of what was {origin}"
-    split = Split(parts["train"].labels, parts["val"].labels, parts["test"].labels, classes)
+    test = parts["test"]
+    split = Split(parts["train"].labels, parts["val"].labels, test.labels, classes, units_of(test.groups))
     narrator.say(
         f"labelled: train {len(split.train):,}, validation {len(split.val):,} ({origin}), test {len(split.test):,}; "
         f"{len(classes)} classes"

@@ -52,6 +52,16 @@ def group_names(corpus: Corpus) -> set[str]:
     return {group for group in corpus.groups or () if group is not None}
 
 
+def units_of(groups: Sequence[str | None] | None) -> NDArray[np.int64] | None:
+    """Which items belong together, numbered as they come; None where none do. An item without a group stands alone."""
+    known: dict[str, int] = {}
+    units = []
+    for place, group in enumerate(groups or ()):
+        name = f"group {group}" if group is not None else f"item {place}"
+        units.append(known.setdefault(name, len(known)))
+    return np.array(units, np.int64) if len(known) < len(units) else None
+
+
 def groups_in_words(train: Corpus, val: Corpus, test: Corpus) -> str:
     """How many groups there are, that none is on two sides, and what that means for test."""
     parts = (train, val, test)
@@ -65,9 +75,7 @@ def groups_in_words(train: Corpus, val: Corpus, test: Corpus) -> str:
         words += f"; {alone} items without a group are taken to be independent"
     grouped = sum(group is not None for group in test.groups or ())
     if grouped > len(names[2]):
-        words += (
-            f"; {grouped} test items come from {len(names[2])} groups, but intervals take test items to be independent"
-        )
+        words += f"; {grouped} test items come from {len(names[2])} groups, which intervals take to be independent"
     return words
 
 

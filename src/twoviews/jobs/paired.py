@@ -11,7 +11,8 @@ import numpy.typing as npt
 from twoviews.errors import DataError, TwoviewsError
 from twoviews.evaluation.compare import Budget, is_trained
 from twoviews.evaluation.metrics import item_values, item_weight
-from twoviews.evaluation.statistics import conclusion, crossed_interval, holm
+from twoviews.evaluation.statistics import by_unit, conclusion, crossed_interval, holm
+from twoviews.jobs.overlap import units_of
 from twoviews.jobs.records import Record, read_records
 from twoviews.run import Run
 
@@ -67,7 +68,9 @@ def paired(runs: Sequence[Evaluated], arm: str, metric: str) -> tuple[list[dict[
         for budget in shared:
             seeds = sorted(set(ours.seeds(budget)) & set(theirs.seeds(budget)))
             differences = np.stack([ours.values(budget, s) - theirs.values(budget, s) for s in seeds])
-            interval = crossed_interval(differences, weight=ours.weight)
+            units = ours.units
+            independent = 1.0 if units is None else (int(units.max()) + 1) / len(units)
+            interval = crossed_interval(by_unit(differences, units), weight=ours.weight * independent)
             # One training a run leaves its luck out; a fit without chance has none.
             told.append(interval.n > 1 or not is_trained(arm))
             finite = bool(np.isfinite(interval.low))
@@ -82,6 +85,7 @@ def paired(runs: Sequence[Evaluated], arm: str, metric: str) -> tuple[list[dict[
                     "high": round(interval.high, 6) if finite else None,
                     "n": interval.n,
                     "n_test": len(ours.labels),
+                    "n_units": interval.items,
                     "p": float(f"{interval.p:.4g}"),
                 }
             )
@@ -111,7 +115,7 @@ class Answers:
 
     def __init__(self, run: Evaluated, arm: str, metric: str) -> None:
         self.metric, self.count = metric, len(run.results["classes"])
-        self.labels = _labels(run)
+        self.labels, self.units = _labels(run)
         try:
             records = read_records(run.run)
         except (KeyError, TypeError, ValueError) as error:
@@ -139,15 +143,17 @@ class Answers:
         return item_values(self.labels, predicted, classes=self.count, metric=self.metric)
 
 
-def _labels(run: Evaluated) -> npt.NDArray[np.int64]:
-    """The test labels (N,), in the order of the answers."""
+def _labels(run: Evaluated) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64] | None]:
+    """The test labels (N,), in the order of the answers, and which of the items belong together."""
     path = run.run.evaluation / "predictions.csv"
     if not path.is_file():
         raise DataError(f"{run.name} has no {path.name}, and so no labels of single test items")
     numbers = {name: i for i, name in enumerate(run.results["classes"])}
     try:
         with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
-            return np.array([numbers[row["label"]] for row in csv.DictReader(file)], dtype=np.int64)
+            rows = list(csv.DictReader(file))
+        labels = np.array([numbers[row["label"]] for row in rows], dtype=np.int64)
+        return labels, units_of([row.get("group") or None for row in rows])
     except (OSError, KeyError, csv.Error) as error:
         raise DataError(f"{path} cannot be read ({error}): evaluate {run.run.path} again") from None
 

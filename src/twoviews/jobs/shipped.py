@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from itertools import repeat
 from typing import Any
 
 import numpy.typing as npt
@@ -110,13 +111,17 @@ def write_pictures(room: Arms, comparison: Comparison, classifier: dict[str, Any
     if classifier is not None:
         predicted = comparison.predictions[classifier["arm"], classifier["labels_per_class"], classifier["seed"]]
     said = [""] * len(room.data.test) if predicted is None else [names[p] for p in predicted]
+    groups = room.data.test.groups
+    columns = ["id", "label", "predicted", *(("group",) if groups is not None else ())]
     write_rows(
         room.run.evaluation / "predictions.csv",
         (
-            {"id": i, "label": names[t], "predicted": p}
-            for i, t, p in zip(room.data.test.ids, room.data.split.test, said, strict=True)
+            dict(zip(columns, (i, names[t], p, group or ""), strict=False))
+            for i, t, p, group in zip(
+                room.data.test.ids, room.data.split.test, said, groups or repeat(""), strict=groups is not None
+            )
         ),
-        columns=["id", "label", "predicted"],
+        columns=columns,
     )
     content, sprite = build_gallery(room.data.test.values, embedded, predicted, seed=0)
     write_json(room.run.evaluation / "gallery.json", content)

@@ -61,6 +61,20 @@ def test_a_pair_is_the_difference_of_the_two_means(runs: Path) -> None:
     assert last["conclusion"] == "better", "a linear probe on all labels has no luck of training"
 
 
+def test_images_of_a_group_are_paired_as_one(own: Path) -> None:
+    alone = twoviews.compare_runs([own / "a", own / "b"], arm="finetune")["pairs"]
+    for name in ("a", "b"):
+        path = own / name / "evaluation" / "predictions.csv"
+        head, *lines = path.read_text().splitlines()
+        grouped = [f"{line},patient-{number // 12}" for number, line in enumerate(lines)]
+        path.write_text("\n".join([f"{head},group", *grouped]) + "\n")
+    together = twoviews.compare_runs([own / "a", own / "b"], arm="finetune")["pairs"]
+    for one, other in zip(alone, together, strict=True):
+        assert other["mean_difference"] == pytest.approx(one["mean_difference"])
+        assert (other["n_test"], other["n_units"], one["n_units"]) == (240, 20, 240)
+        assert (other["low"], other["high"]) != (one["low"], one["high"])
+
+
 def test_one_training_a_run_concludes_nothing(own: Path) -> None:
     for name in ("a", "b"):
         records = own / name / "evaluation" / "records.jsonl"
