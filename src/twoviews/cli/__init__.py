@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from twoviews.errors import TwoviewsError, out_of_memory
 from twoviews.launched import launched, launched_rank
 
-PATIENCE_SECONDS = 3
+PATIENCE_SECONDS = 10
 NOT_WRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 
 
