@@ -520,7 +520,7 @@ class TestWhatIsNamed:
             (tmp_path / "none", UsageError, "is not a run directory: it has no run.json"),
             (tmp_path, UsageError, "is not a run directory: it has no run.json"),
             ("resnet18", UsageError, "name an encoder as timm:NAME"),
-            ("timm:resnet19", UsageError, "did you mean"),
+            ("timm:resnet19", UsageError, "unknown encoder 'resnet19': did you mean"),
             ("timm:resnet18", DataError, "encoder timm:resnet18: .* give --download once"),
             (f"{encoder}@32", UsageError, "was trained at 8 px and takes no other size"),
             (f"{network}@3", UsageError, "asks for 3 px"),

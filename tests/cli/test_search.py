@@ -83,6 +83,12 @@ class TestFound:
         assert found(first) == found(second)
         assert "60 of 61 are embedded already" in second.err or "nothing was to be embedded" in second.err
 
+    def test_kept_vectors_that_are_damaged_are_made_again(self, run: Path, twoviews: Command) -> None:
+        first = found(twoviews("search", run, "07", "--json"))
+        for kept in (run / "embeddings").glob("in-*"):
+            (kept / "index.csv").write_text("id,label,width,height,content,stamp\ntorn", encoding="utf-8")
+        assert found(twoviews("search", run, "07", "--json")) == first
+
     def test_a_file_finds_itself_and_its_kind(self, run: Path, photos: Path, embedded: Path, twoviews: Command) -> None:
         shown = found(twoviews("search", run, photos / "b" / "05.png", "--in", embedded, "--top", 4, "--json"))
         assert shown["hits"][0]["id"] == "b/05.png"

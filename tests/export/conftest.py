@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -107,8 +108,9 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> Run:
 
 @pytest.fixture(scope="session")
 def make_run(tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> Callable[..., Run]:
-    """`make_run(name, side=, stem=)`, see `write_run`."""
+    """`make_run(name, side=, stem=)`, see `write_run`; tests only read these runs, which are made once each."""
 
+    @cache
     def make(name: str, *, side: int, stem: str = "auto") -> Run:
         return write_run(tmp_path_factory.mktemp("made") / "run", name, side=side, stem=stem, data=pictures)
 

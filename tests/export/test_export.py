@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -69,7 +70,7 @@ def test_probabilities_are_calibrated() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "classifier"), [("resnet18", True), ("resnet18", False), ("mobilenetv3_small_050", True)]
+    ("name", "classifier"), [("test_resnet", True), ("test_resnet", False), ("mobilenetv3_small_050", True)]
 )
 def test_timm_loads_it(
     name: str, classifier: bool, make_run: Callable[..., Run], pictures: Path, tmp_path: Path
@@ -104,8 +105,8 @@ def test_timm_loads_it(
     ("name", "side", "words"),
     [
         ("convnet_tiny", 16, r"cannot build convnet_tiny \(builtin\)"),
-        ("timm:resnet18", 32, r"resnet18 \(timm\) with the stem 'small'.*state-dict, torch-export or onnx"),
-        ("torchvision:resnet18", 96, r"resnet18 \(torchvision\)"),
+        ("timm:test_resnet", 32, r"test_resnet \(timm\) with the stem 'small'.*state-dict, torch-export or onnx"),
+        ("torchvision:resnet18", 32, r"resnet18 \(torchvision\)"),
     ],
 )
 def test_timm_is_refused_what_it_cannot_build(
@@ -116,7 +117,7 @@ def test_timm_is_refused_what_it_cannot_build(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", ["timm:resnet18", "torchvision:resnet18", "timm:mobilenetv3_small_050"])
+@pytest.mark.parametrize("name", ["timm:test_resnet", "torchvision:resnet18", "timm:mobilenetv3_small_050"])
 def test_the_code_on_the_card_builds_the_network(name: str, make_run: Callable[..., Run], tmp_path: Path) -> None:
     """The small stem included, without twoviews."""
     run = make_run(name, side=32)
@@ -229,8 +230,8 @@ def test_no_folder_of_the_machine_on_the_card(word: str, shown: str) -> None:
     assert shown_command([word]) == shown
 
 
-def test_made_up_pictures_are_called_so(make_run: Callable[..., Run], tmp_path: Path) -> None:
-    run = make_run("convnet_tiny", side=16)
+def test_made_up_pictures_are_called_so(tiny_run: Run, tmp_path: Path) -> None:
+    run = Run(Path(shutil.copytree(tiny_run.path, tmp_path / "run")))
     run.config.write_text('[data]\nsource = "nowhere/at/all"\n')
     done = export_encoder(run.path, format="state-dict", out=tmp_path / "out")
     assert done["check"]["on"] == "made-up pictures (noise)"

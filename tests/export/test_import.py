@@ -3,6 +3,7 @@
 import pickletools
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from twoviews.encoders import build_encoder, load_encoder
 from twoviews.encoders.checkpoints import read_checkpoint
-from twoviews.errors import DataError, RefusedError, UsageError
+from twoviews.errors import DataError, RefusedError, ResourceError, UsageError
 from twoviews.jobs.importing import import_encoder
 
 State = dict[str, Tensor]
@@ -32,9 +33,13 @@ def under(prefix: str, state: State, *, add: float = 0.0) -> State:
     return {prefix + name: value + add if value.dtype.is_floating_point else value for name, value in state.items()}
 
 
+SMALL: dict[str, Any] = {"encoder": "timm:test_resnet", "stem": "standard", "image_size": 64}
+"""A ResNet of timm's with half a million weights: its files are written and read in no time."""
+
+
 @pytest.fixture(scope="module")
 def network() -> nn.Module:
-    return shaken(torchvision.models.resnet18())
+    return shaken(timm.create_model("test_resnet"))
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +85,7 @@ def lightly(network: nn.Module) -> State:
 @pytest.mark.parametrize(
     ("file", "wrap", "prefix", "left_out"),
     [
-        ("resnet18.pth", lambda n: plain(n), "", {"fc.weight", "fc.bias"}),
+        ("plain.pth", lambda n: plain(n), "", {"fc.weight", "fc.bias"}),
         (
             "ddp.pt",
             lambda n: {"model": under("module.", plain(n)), "epoch": 3},
@@ -97,13 +102,13 @@ def lightly(network: nn.Module) -> State:
             "solo.ckpt",
             lambda n: {"state_dict": solo(n), "hyper_parameters": {"lr": 0.1}, "optimizer_states": [{"state": {}}]},
             "state_dict.backbone.",
-            {"state_dict.projector.0.weight", "state_dict.momentum_backbone.conv1.weight"},
+            {"state_dict.projector.0.weight", "state_dict.momentum_backbone.conv1.0.weight"},
         ),
         (
             "lightly.ckpt",
             lambda n: {"state_dict": lightly(n)},
             "state_dict.backbone.",
-            {"state_dict.backbone_momentum.0.weight"},
+            {"state_dict.backbone_momentum.0.0.weight"},
         ),
     ],
 )
@@ -118,31 +123,28 @@ def test_wrapped_as_others_do(
 ) -> None:
     torch.save(wrap(network), tmp_path / file)
     wanted = nn.Sequential(*list(network.children())[:-1], nn.Flatten())(view)
-    done = import_encoder(tmp_path / file, encoder="resnet18", stem="standard", image_size=64, out=tmp_path / "out")
+    done = import_encoder(tmp_path / file, **SMALL, out=tmp_path / "out")
     assert torch.equal(load_encoder(tmp_path / "out")(view), wanted)
-    assert (done["prefix"], done["num_features"]) == (prefix, 512)
+    assert (done["prefix"], done["num_features"]) == (prefix, 96)
     assert left_out <= set(done["left_out"])
     assert not any(name.startswith(f"{prefix}layer") for name in done["left_out"])
     assert f"imported by twoviews from {file}" in (tmp_path / "out" / "README.md").read_text()
     tensors = {name: value.clone() for name, value in read_checkpoint(tmp_path / file).items()}
     save_file(tensors, tmp_path / "same.safetensors")  # what the refusal of an unsafe one proposes
-    again = import_encoder(
-        tmp_path / "same.safetensors", encoder="resnet18", stem="standard", image_size=64, out=tmp_path / "again"
-    )
+    again = import_encoder(tmp_path / "same.safetensors", **SMALL, out=tmp_path / "again")
     assert again["left_out"] == sorted(done["left_out"], key=again["left_out"].index)
-    begun = build_encoder("resnet18", image_size=64, stem="standard", init=tmp_path / file).eval()
+    begun = build_encoder("timm:test_resnet", image_size=64, stem="standard", init=tmp_path / file).eval()
     assert torch.equal(begun(view), wanted)
     assert f"from {file}" in begun.initialization
 
 
 def test_the_momentum_encoder_on_request(network: nn.Module, view: Tensor, tmp_path: Path) -> None:
     torch.save({"state_dict": solo(network)}, tmp_path / "solo.ckpt")
-    options = {"encoder": "resnet18", "stem": "standard", "image_size": 64}
-    wanted = {name: value + 1 for name, value in plain(network).items() if name == "conv1.weight"}
-    import_encoder(tmp_path / "solo.ckpt", **options, prefix="state_dict.momentum_backbone.", out=tmp_path / "out")
-    assert torch.equal(load_encoder(tmp_path / "out").body.state_dict()["conv1.weight"], wanted["conv1.weight"])
-    with pytest.raises(UsageError, match=r"0 of the 120 tensors .* under 'nowhere\.'; missing: conv1\.weight"):
-        import_encoder(tmp_path / "solo.ckpt", **options, prefix="nowhere.", out=tmp_path / "b")
+    wanted = plain(network)["layer1.0.conv1.weight"] + 1
+    import_encoder(tmp_path / "solo.ckpt", **SMALL, prefix="state_dict.momentum_backbone.", out=tmp_path / "out")
+    assert torch.equal(load_encoder(tmp_path / "out").body.state_dict()["layer1.0.conv1.weight"], wanted)
+    with pytest.raises(UsageError, match=r"0 of the \d+ tensors .* under 'nowhere\.'; missing: conv1\."):
+        import_encoder(tmp_path / "solo.ckpt", **SMALL, prefix="nowhere.", out=tmp_path / "b")
 
 
 class Block(nn.Module):
@@ -197,8 +199,19 @@ def test_a_network_of_timm(tmp_path: Path) -> None:
     assert torch.equal(load_encoder(tmp_path / "o")(view), wanted)
 
 
-def test_weights_of_another_network_are_refused(network: nn.Module, tmp_path: Path) -> None:
+def test_torchvisions_own(view: Tensor, tmp_path: Path) -> None:
+    network = shaken(torchvision.models.resnet18())
     torch.save(plain(network), tmp_path / "r18.pth")
+    done = import_encoder(
+        tmp_path / "r18.pth", encoder="resnet18", stem="standard", image_size=64, out=tmp_path / "out"
+    )
+    assert set(done["left_out"]) == {"fc.weight", "fc.bias"}
+    wanted = nn.Sequential(*list(network.children())[:-1], nn.Flatten())(view)
+    assert torch.equal(load_encoder(tmp_path / "out")(view), wanted)
+
+
+def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
+    torch.save(plain(torchvision.models.resnet18()), tmp_path / "r18.pth")
     with pytest.raises(UsageError, match=r"120 of the 216 tensors of ResNet .*missing: layer1\.2\.conv1\.weight"):
         build_encoder("resnet34", image_size=96, init=tmp_path / "r18.pth")
     torch.save({"net": plain(torchvision.models.resnet34())}, tmp_path / "r34.pth")
@@ -236,3 +249,5 @@ def test_damaged_files(network: nn.Module, tmp_path: Path) -> None:
         import_encoder(tmp_path / "a.npy", encoder="resnet18", out=tmp_path / "out")
     with pytest.raises(RefusedError, match="is not empty"):
         import_encoder(tmp_path / "whole.pth", encoder="resnet18", out=tmp_path)
+    with pytest.raises(ResourceError, match=r"whole\.pth is no folder that may be written; choose another --out"):
+        import_encoder(tmp_path / "whole.pth", encoder="resnet18", out=tmp_path / "whole.pth" / "out")

@@ -71,16 +71,16 @@ class Absent:
     reason: str
 
 
-def find_public(name: str, *, download: bool = False) -> TimmWeights | Absent:
+def find_public(name: str, *, download: bool = False, what: str = "reference") -> TimmWeights | Absent:
     """Public weights by timm's name, with or without `timm:` and a tag, from Hugging Face's cache on this machine.
 
-    The network is used with `download` only. Nothing but safetensors is read.
+    The network is used with `download` only. Nothing but safetensors is read. `what` is named: reference, encoder.
     Errors: UsageError for an unknown name and for one without public weights, RefusedError where those are a pickle.
 
     >>> find_public("vit_small_patch14_dinov2.lvd142m").name              # doctest: +SKIP
     'vit_small_patch14_dinov2.lvd142m'
     """
-    network, about = _published(name)
+    network, about = _published(name, what=what)
     if about is None or not about.has_weights:
         raise UsageError(f"timm has no public weights of {network!r}: give a file as {network}=FILE.safetensors")
     full = f"{network}.{about.tag}" if about.tag else network
@@ -108,7 +108,7 @@ def find_public(name: str, *, download: bool = False) -> TimmWeights | Absent:
     return TimmWeights(full, Path(file), public=True)
 
 
-def find_in_folder(folder: Path) -> TimmWeights:
+def find_in_folder(folder: Path, *, what: str = "reference") -> TimmWeights:
     """A folder as timm's `save_for_hf` writes it: config.json and model.safetensors.
 
     Errors: DataError for what is missing, UsageError for an unknown network, RefusedError where the weights are a
@@ -127,17 +127,17 @@ def find_in_folder(folder: Path) -> TimmWeights:
         for other in sorted(folder.iterdir()):
             refuse_pickle(other)
         raise DataError(f"{folder} holds no {HUB_FILE}: give a folder that timm's save_for_hf wrote")
-    _published(network)
+    _published(network, what=what)
     return TimmWeights(network, file, folder)
 
 
-def name_file(network: str, file: Path) -> TimmWeights:
+def name_file(network: str, file: Path, *, what: str = "reference") -> TimmWeights:
     """A safetensors file and the timm network that it is for; with a tag, its mean, std and size are the tag's.
 
     Errors: UsageError for an unknown network, DataError for no file, RefusedError for a pickle.
     """
     refuse_pickle(file)
-    _published(network)
+    _published(network, what=what)
     if file.suffix != ".safetensors" or not file.is_file():
         raise DataError(f"no .safetensors file {str(file)!r}: give an existing one as {network}=FILE.safetensors")
     return TimmWeights(network.removeprefix("timm:"), file)
@@ -251,17 +251,17 @@ def _create(weights: TimmWeights, *, pretrained: bool, image_size: int | None = 
     return timm.create_model(weights.name, pretrained_cfg_overlay={"file": str(weights.file)}, **options)
 
 
-def _published(name: str) -> tuple[str, Any]:
+def _published(name: str, *, what: str) -> tuple[str, Any]:
     """The bare network of a timm name and what timm says of its weights, if anything. Errors: UsageError."""
     import timm
 
     bare = name.removeprefix("timm:")
     network, dot, tag = bare.partition(".")
     if not timm.is_model(network):
-        raise unknown_name("reference", bare, timm.list_pretrained() if tag else timm.list_models())
+        raise unknown_name(what, bare, timm.list_pretrained() if tag else timm.list_models())
     tagged = timm.list_pretrained(f"{network}.*")
     if dot and bare not in tagged:
-        raise unknown_name("reference", bare, tagged or timm.list_models())
+        raise unknown_name(what, bare, tagged or timm.list_models())
     return network, timm.get_pretrained_cfg(bare)
 
 

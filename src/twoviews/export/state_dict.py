@@ -5,10 +5,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from twoviews.encoders.folder import tensors_of
+from twoviews.encoders.weights import read_safetensors
 from twoviews.encoders.zoo import Encoder
 from twoviews.export.subject import Outputs, Reopened, Subject, Written
 
@@ -22,11 +23,11 @@ def accept(subject: Subject) -> None:
 
 def write(subject: Subject, folder: Path) -> Written:
     """Write the encoder folder that `twoviews.load_encoder` reads, and `classifier.safetensors` beside it."""
-    save_file(tensors_of(subject.encoder.body), folder / "model.safetensors", metadata={"format": "pt"})
+    (folder / "model.safetensors").write_bytes(save(tensors_of(subject.encoder.body), metadata={"format": "pt"}))
     config = dict(subject.config)
     head, note = subject.head, ""
     if head is not None:
-        save_file(tensors_of(head), folder / "classifier.safetensors", metadata={"format": "pt"})
+        (folder / "classifier.safetensors").write_bytes(save(tensors_of(head), metadata={"format": "pt"}))
         layer = "" if head.layer is None else "the layers in `layer.*` of the projection head, then "
         config["classifier"] = {
             "classes": list(head.classes),
@@ -51,10 +52,10 @@ def write(subject: Subject, folder: Path) -> Written:
 def reopen(subject: Subject, folder: Path) -> Reopened:
     """The tensors in a network that is built as the card says, or by `load_encoder`."""
     body = _built(subject.encoder)
-    body.load_state_dict(load_file(folder / "model.safetensors"), strict=True)
+    body.load_state_dict(read_safetensors(folder / "model.safetensors"), strict=True)
     body.eval()
     program = subject.program()
-    stored = load_file(folder / "classifier.safetensors") if subject.head is not None else {}
+    stored = read_safetensors(folder / "classifier.safetensors") if subject.head is not None else {}
 
     def run(images: Tensor) -> Outputs:
         vectors: Tensor = body(program.framed(images))

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from twoviews.encoders.folder import tensors_of
@@ -49,7 +49,7 @@ def write(subject: Subject, folder: Path) -> Written:
             f"{float(head.temperature):g}, their softmax is the calibrated probabilities. The vectors: "
             "`network.forward_head(network.forward_features(images), pre_logits=True)`, or `num_classes=0`."
         )
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    (folder / "model.safetensors").write_bytes(save(tensors, metadata={"format": "pt"}))
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     code = (
         "import timm\n\n"

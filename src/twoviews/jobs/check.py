@@ -1,17 +1,15 @@
 """What is in the data, written down: a report, lists of what to leave out, and a page with pictures."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from twoviews.data.checking.examine import Finding
-from twoviews.data.checking.inspectors import inspect
 from twoviews.data.checking.process import Request
 from twoviews.data.checking.scan import scan
 from twoviews.data.checking.scan_report import ScanReport
 from twoviews.data.checking.suggest import suggest_encoder
-from twoviews.data.source import Source, Spec, open_source
+from twoviews.data.source import Spec, open_source
 from twoviews.errors import RefusedError
+from twoviews.jobs.pictures import pictures_of
 from twoviews.narrate import Narrator
 from twoviews.report.albums import Pictures, pictured
 from twoviews.report.checked import write_check_page
@@ -65,11 +63,11 @@ def check(
         return _with_hardware(report)
     mine, theirs = pictured(report.to_dict())
     source = open_source(data, labels=labels, download=download)
-    pictures = _pictures(source, mine, request=request, narrator=narrator)
+    pictures = pictures_of(source, mine, side=PICTURE_SIDE, request=request, narrator=narrator)
     other_pictures: Pictures = {}
     if against is not None:
         other = open_source(against, download=download)
-        other_pictures = _pictures(other, theirs, request=request, narrator=narrator)
+        other_pictures = pictures_of(other, theirs, side=PICTURE_SIDE, request=request, narrator=narrator)
     report = _with_hardware(report)
     _write(folder, report, pictures=pictures, other_pictures=other_pictures)
     return report
@@ -108,18 +106,3 @@ def _write(folder: Path, report: ScanReport, *, pictures: Pictures, other_pictur
     for name, items in lists.items():
         write_rows(folder / name, ({"id": item.id, "reason": item.reason} for item in items), columns=columns)
     write_check_page(folder / "check.html", found, pictures=pictures, other_pictures=other_pictures)
-
-
-def _pictures(source: Source, ids: Sequence[str], *, request: Request, narrator: Narrator) -> Pictures:
-    """Small pictures of some items, made where a decoder may crash."""
-    wanted = set(ids)
-    rows = [row for row in range(len(source)) if source[row].id in wanted] if wanted else []
-    pictures: dict[str, bytes] = {}
-
-    def keep(row: int, found: Finding | str) -> None:
-        if isinstance(found, Finding):
-            pictures[source[row].id] = found.picture
-
-    asked = replace(request, picture=PICTURE_SIDE)
-    inspect(rows, lambda row: source[row].read(), keep, request=asked, narrator=narrator, what="pictures for the page")
-    return pictures

@@ -1,8 +1,5 @@
 """An encoder, with its classifier if asked for, taken to where twoviews is not installed."""
 
-import os
-import secrets
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
@@ -18,7 +15,7 @@ from twoviews.data.decoding.intensity import Intensity
 from twoviews.data.source import Spec, open_source
 from twoviews.encoders import Encoder
 from twoviews.encoders.folder import describe_encoder
-from twoviews.errors import DataError, RefusedError, ResourceError, TwoviewsError, UsageError, unknown_name
+from twoviews.errors import DataError, TwoviewsError, UsageError, unknown_name
 from twoviews.evaluation.finetune import WithHead
 from twoviews.export import hub, onnx_file, state_dict, timm_folder, torch_export
 from twoviews.export.card import export_card, write_card
@@ -26,6 +23,7 @@ from twoviews.export.check import compare
 from twoviews.export.program import Head
 from twoviews.export.subject import Subject
 from twoviews.jobs.classifier import load_certainty, load_classifier
+from twoviews.jobs.newfolder import check_new, filled
 from twoviews.jobs.opened import Opened, open_encoder
 from twoviews.narrate import Narrator
 from twoviews.run import Run, provenance, write_json
@@ -75,7 +73,7 @@ def export_encoder(
     if format not in FORMATS:
         raise unknown_name("format", format, FORMATS)
     out = Path(out)
-    _check_out(out)
+    check_new(out)
     if push is not None:
         hub.check_push(push)
     opened = open_encoder(run, module=encoder, download=download, narrator=narrator)
@@ -83,9 +81,7 @@ def export_encoder(
     writer = FORMATS[format]
     writer.accept(subject)
     pictures, on = _pictures(opened, subject, images=images, download=download, narrator=narrator)
-    staged = out.absolute().parent / f".exporting-{secrets.token_hex(8)}"
-    try:
-        staged.mkdir(parents=True)
+    with filled(out) as staged:
         narrator.say(f"writing {subject.name} as {format}")
         written = writer.write(subject, staged)
         checked = compare(subject, writer.reopen(subject, staged), pictures, on=on)
@@ -95,13 +91,6 @@ def export_encoder(
         text = export_card(subject, written, check=checked, command=made["command"], run=opened.run, licence=licence)
         write_card(staged, text)
         write_json(staged / "check.json", {"format": format, **checked.facts()})
-        if out.is_dir():
-            out.rmdir()  # it is empty
-        staged.rename(out)
-    except OSError as error:
-        raise ResourceError(f"cannot write to {out} ({error.strerror}): choose another --out, or make room") from error
-    finally:
-        shutil.rmtree(staged, ignore_errors=True)
     address = None
     if push is not None:
         narrator.say(f"pushing {out} to {push}; a new repository is private until you make it public")
@@ -115,14 +104,6 @@ def export_encoder(
         "check": checked.facts(),
         "pushed": address,
     }
-
-
-def _check_out(out: Path) -> None:
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise RefusedError(f"{out} is not empty: choose another --out")
-    there = next(folder for folder in (out.absolute(), *out.absolute().parents) if folder.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
-        raise ResourceError(f"cannot write to {out}: {there} is no folder that may be written; choose another --out")
 
 
 def _subject(opened: Opened, *, classifier: bool, module: nn.Module | None, narrator: Narrator) -> Subject:

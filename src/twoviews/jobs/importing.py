@@ -1,7 +1,5 @@
 """A checkpoint of another library made into an encoder folder, which every command takes."""
 
-import secrets
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,12 +7,11 @@ from typing import Any
 from twoviews.encoders import build_encoder, save_encoder
 from twoviews.encoders.checkpoints import is_checkpoint
 from twoviews.encoders.weights import transfer_checkpoint
-from twoviews.errors import RefusedError, UsageError
+from twoviews.errors import UsageError
+from twoviews.jobs.newfolder import check_new, filled
+from twoviews.jobs.opened import STORED
 from twoviews.narrate import Narrator
 from twoviews.views.policies import NORMALIZATIONS, POLICIES, Views
-
-STORED = 1.25
-"""Stored side over image size, as for a run's own encoder."""
 
 
 def import_encoder(
@@ -40,7 +37,7 @@ def import_encoder(
     Every tensor of the network must be there in its shape. Gives `out`, `encoder`, `num_features`, `tensors` (how
     many), `prefix`, `left_out` (names: heads, momentum encoders, optimisers). Errors: UsageError for weights of another
     network, which lists what is missing or unexpected, DataError for a damaged file, RefusedError for one that could
-    run code and for a folder that is not empty.
+    run code and for a folder that is not empty, ResourceError where nothing can be written.
 
     >>> import_encoder("moco_v2.pth.tar", encoder="resnet50", out="moco/")["prefix"]           # doctest: +SKIP
     'state_dict.module.encoder_q.'
@@ -51,27 +48,20 @@ def import_encoder(
         raise UsageError(
             f"{file} is no checkpoint by its name: give a .pt, .pth, .ckpt, .bin, .tar or .safetensors file"
         )
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise RefusedError(f"{out} is not empty: choose another --out")
+    check_new(out)
     usual = NORMALIZATIONS["imagenet" if channels == 3 else "symmetric"]
     mean, std = mean or usual[0], std or usual[1]
     mean, std = Views(POLICIES["none"], image_size=image_size, mean=mean, std=std).normalization(channels)
     built = build_encoder(encoder, image_size=image_size, channels=channels, stem=stem)
     found = transfer_checkpoint(built.body, file, prefix=prefix, exact=True)
     narrator.say(str(found))
-    staged = out.absolute().parent / f".importing-{secrets.token_hex(8)}"
-    try:
+    with filled(out) as staged:
         save_encoder(
             built,
             staged,
             preprocessing={"mean": list(mean), "std": list(std)},
             extra={"cache_side": round(STORED * image_size), "origin": f"imported by twoviews from {file.name}"},
         )
-        if out.is_dir():
-            out.rmdir()  # it is empty
-        staged.rename(out)
-    finally:
-        shutil.rmtree(staged, ignore_errors=True)
     return {
         "out": str(out),
         "encoder": built.architecture["name"],

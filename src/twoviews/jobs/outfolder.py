@@ -25,6 +25,7 @@ from twoviews.errors import DataError, RefusedError, ResourceError, UsageError
 from twoviews.evaluation.features import OWN_FILES
 from twoviews.evaluation.tables import Table, write_index, write_parquet
 from twoviews.jobs.embedded import PART, Known, read_known, table_in
+from twoviews.jobs.newfolder import check_place
 from twoviews.jobs.opened import Opened, Preprocessing
 from twoviews.run import Run, write_json, write_rows
 
@@ -48,11 +49,7 @@ class OutFolder:
         self._format, self._overwrite = file_format, overwrite
         if self.out.exists() and not self.out.is_dir():
             raise RefusedError(f"{out} is a file: choose another --out")
-        there = next(folder for folder in (self.out.parent, *self.out.parents) if folder.exists())
-        if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
-            raise ResourceError(
-                f"cannot write to {out}: {there} is no folder that may be written; choose another --out"
-            )
+        check_place(self.out)
         self._meta: dict[str, Any] = {}
         self._table: Table | None = None
         self._before: frozenset[str] = frozenset()

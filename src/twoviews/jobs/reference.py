@@ -17,7 +17,8 @@ from twoviews.data.source import Spec
 from twoviews.encoders import Encoder, load_encoder
 from twoviews.encoders.public import Absent, Repeated, TimmWeights
 from twoviews.errors import DataError, UsageError
-from twoviews.jobs.opened import Preprocessing, asked_size, find_weights, known_encoder, load_at_size
+from twoviews.jobs.named import asked_size, find_weights
+from twoviews.jobs.opened import Preprocessing, known_encoder, load_at_size
 from twoviews.jobs.reading import load_shared
 from twoviews.narrate import Narrator
 from twoviews.run import Run

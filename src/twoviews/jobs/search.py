@@ -13,8 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twoviews.data.assemble import choose_form
-from twoviews.data.checking.examine import Finding, examine
-from twoviews.data.checking.inspectors import inspect
+from twoviews.data.checking.examine import examine
 from twoviews.data.checking.process import Request
 from twoviews.data.corpus import Corpus
 from twoviews.data.decoding.decode import Unreadable, quiet_pillow
@@ -26,6 +25,7 @@ from twoviews.jobs.decide import spec_text
 from twoviews.jobs.embedding import embed_into
 from twoviews.jobs.online import vectors_of
 from twoviews.jobs.opened import Opened, Preprocessing, open_encoder
+from twoviews.jobs.pictures import pictures_of
 from twoviews.narrate import Narrator, quiet
 from twoviews.report.searched import write_search_page
 from twoviews.run import Run, read_json
@@ -208,7 +208,7 @@ def _embedded(
         narrator.say("these vectors are not kept: twoviews embed --out DIR keeps them, for --in DIR")
     try:
         embed_into(run, source, out=folder, download=download, narrator=narrator)
-    except RefusedError:  # other items than before, or the encoder has changed
+    except (RefusedError, DataError):  # other items than before, the encoder has changed, or the folder is damaged
         embed_into(run, source, out=folder, overwrite=True, download=download, narrator=narrator)
     return folder
 
@@ -290,7 +290,7 @@ def _write(
 ) -> None:
     ids = {hit.id for hit in found.hits} | {query for query in asked if isinstance(query, str)}
     try:
-        pictures = _pictures(collection.source(), ids, narrator=narrator)
+        pictures = pictures_of(collection.source(), ids, side=PICTURE_SIDE, narrator=narrator)
     except TwoviewsError as error:
         narrator.warn(f"the page shows no pictures of the collection: {error}")
         pictures = {}
@@ -314,16 +314,3 @@ def _write(
         count=found.count,
         encoder=str(run.path if isinstance(run, Run) else run),
     )
-
-
-def _pictures(source: Source, ids: set[str], *, narrator: Narrator) -> dict[str, bytes]:
-    rows = [row for row in range(len(source)) if source[row].id in ids]
-    pictures: dict[str, bytes] = {}
-
-    def keep(row: int, found: Finding | str) -> None:
-        if isinstance(found, Finding):
-            pictures[source[row].id] = found.picture
-
-    asked = Request(picture=PICTURE_SIDE)
-    inspect(rows, lambda row: source[row].read(), keep, request=asked, narrator=narrator, what="pictures for the page")
-    return pictures

@@ -9,14 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from twoviews.data.checking.examine import Finding
-from twoviews.data.checking.inspectors import inspect
-from twoviews.data.checking.process import Request
-from twoviews.data.source import Source, Spec, open_source
+from twoviews.data.source import Spec, open_source
 from twoviews.data.sources.manifest import clean_name, read_rows
 from twoviews.errors import DataError, RefusedError, UsageError
 from twoviews.evaluation.features import Embeddings
 from twoviews.jobs.embed import embed
+from twoviews.jobs.pictures import pictures_of
 from twoviews.narrate import Narrator
 from twoviews.report.suggested import write_suggested_page
 from twoviews.run import Run, write_rows
@@ -83,7 +81,7 @@ def suggest(
         _write(out, earlier, found)
     if page is not None:
         source = open_source(data, labels=labels, download=download)
-        pictures = _pictures(source, [s.id for s in found.chosen], narrator=narrator)
+        pictures = pictures_of(source, [s.id for s in found.chosen], side=PICTURE_SIDE, narrator=narrator)
         shown = [{"id": s.id, "why": s.why} for s in found.chosen]
         write_suggested_page(page, shown, pictures=pictures, spec=source.spec, out="" if out is None else str(out))
     return found
@@ -169,17 +167,3 @@ def _write(out: Path, earlier: Sequence[dict[str, str]], found: Suggestions) -> 
     extra = [what for what in _KEPT[1:] if any(what in row for row in earlier)]
     rows: list[dict[str, Any]] = [*earlier, *({"file_name": s.id, "label": "", "why": s.why} for s in found.chosen)]
     write_rows(out, rows, columns=["file_name", "label", *extra, "why"])
-
-
-def _pictures(source: Source, ids: Sequence[str], *, narrator: Narrator) -> dict[str, bytes]:
-    wanted = set(ids)
-    rows = [row for row in range(len(source)) if source[row].id in wanted]
-    pictures: dict[str, bytes] = {}
-
-    def keep(row: int, found: Finding | str) -> None:
-        if isinstance(found, Finding):
-            pictures[source[row].id] = found.picture
-
-    asked = Request(picture=PICTURE_SIDE)
-    inspect(rows, lambda row: source[row].read(), keep, request=asked, narrator=narrator, what="pictures for the page")
-    return pictures
