@@ -47,7 +47,7 @@ Budget = int | Literal["all"]
 class Split:
     """Labels of the three parts, and the classes. Labels (N,) int64, all >= 0.
 
-    units  (N,) int64 in 0 .. U-1, which test items belong together (images of a patient); None: each stands alone
+    units  (N,) int64 in 0 .. U-1, which test items belong together (of one patient); None: each stands alone
     """
 
     train: np.ndarray

@@ -56,7 +56,7 @@ def paired_interval(differences: Sequence[float], *, confidence: float = 0.95) -
 def by_unit(values: npt.NDArray[np.float64], units: npt.NDArray[np.int64] | None) -> npt.NDArray[np.float64]:
     """(S, N) values of items to (S, U) values of the units 0 .. U-1 that they belong to, with the same mean.
 
-    Units, patients with several images say, are then what an interval takes for independent. With m the mean over the
+    Units, patients with several samples say, are then what an interval takes for independent. With m the mean over the
     N items, a unit has m + U / N times the sum of (value - m) over its items: the linearised estimator of a ratio, so
     that units of unequal sizes are no spread by themselves. Source: Cochran 1977, "Sampling techniques", chapter 9A,
     clusters of unequal sizes. `units` None: every item is its own.
