@@ -194,8 +194,10 @@ def test_the_usual_budgets_reach_as_far_as_the_classes(run: Path, evaluate: Call
 
 def test_a_baseline_that_has_not_left_chance_is_told(run: Path, evaluate: Callable[..., Any]) -> None:
     barely = ("--set", "evaluate.lrs=[1e-9]", "--set", "evaluate.fixed_lr=1e-9")
-    notes = whole(evaluate(run, *FEW, *barely, "--arms", "linear,supervised"))["verdict"]["notes"]
-    assert any("The baseline is not trained: its loss is still 1.39, where guessing has 1.39" in text for text in notes)
+    judged = whole(evaluate(run, *FEW, *barely, "--arms", "linear,supervised"))["verdict"]
+    told = "The baseline is not trained: its loss is still 1.39, where guessing has 1.39"
+    assert told in judged["sentence"]
+    assert any(told in text for text in judged["notes"])
     well = ("--set", "evaluate.lrs=[1e-2]", "--set", "evaluate.fixed_lr=1e-2", "--set", "evaluate.updates=60")
     notes = whole(evaluate(run, *FEW, *well, "--arms", "linear,supervised"))["verdict"]["notes"]
     assert not any("not trained" in text for text in notes)

@@ -216,7 +216,9 @@ def evaluate(
         words["references"] = facts
     words["command"] = command
     judged = verdict(comparison, budgets, subject=subject, primary=o.primary)
-    judged["notes"] += doubts_of(comparison, trained_budgets)
+    doubts = doubts_of(comparison, trained_budgets)
+    judged["sentence"] = " ".join([judged["sentence"], *doubts])  # whoever reads only that must not miss them
+    judged["notes"] += doubts
     results: dict[str, Any] = {
         "rows": comparison.rows,
         "floors": floors(data.split),
