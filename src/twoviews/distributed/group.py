@@ -3,7 +3,7 @@
 import atexit
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from datetime import timedelta
 
@@ -115,10 +115,19 @@ def barrier() -> None:
 
 @contextmanager
 def one_before_others() -> Iterator[None]:
-    """The first process of each machine runs the block, then the others do: for work that leaves a file for them."""
+    """The first process of each machine runs the block, then the others do: for work that leaves a file for them.
+
+    Where it fails the others get to run it too: the error may be one that its caller lives with.
+    """
     if local_rank() > 0:
         barrier()
-    yield
+    try:
+        yield
+    except Exception:
+        with suppress(Exception):  # what ended the block is what is to be told
+            if local_rank() == 0:
+                barrier()
+        raise
     if local_rank() == 0:
         barrier()
 
