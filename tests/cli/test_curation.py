@@ -4,14 +4,19 @@ import csv
 import json
 import os
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from twoviews.cli.output import print_table
 from twoviews.data.source import open_source
+from twoviews.encoders import build_encoder, save_encoder
+from twoviews.jobs import curate, curated_pages
 from twoviews.jobs.twins import changed
 
 Command = Callable[..., Any]
@@ -33,8 +38,28 @@ def refused(outcome: Any, code: int, *words: str) -> None:
         assert word in last, last
 
 
+@dataclass(frozen=True)
+class Place:
+    """Data, and a run that was never trained: random weights tell these patterns apart."""
+
+    run: Path
+    train: Path
+    unlabelled: Path
+
+
 @pytest.fixture(scope="module")
-def photos(tmp_path_factory: pytest.TempPathFactory, place: Any) -> Path:
+def place(tmp_path_factory: pytest.TempPathFactory, images: Callable[..., Path]) -> Place:
+    folder = tmp_path_factory.mktemp("curated")
+    torch.manual_seed(3)
+    encoder = build_encoder("convnet_tiny", image_size=8, channels=1)
+    save_encoder(encoder, folder / "encoder", preprocessing={"mean": [0.5], "std": [0.25]}, extra={"cache_side": 10})
+    train = images(folder / "train.npz", count=60, seed=0)
+    (folder / "run.json").write_text(json.dumps({"status": "finished", "precision": "fp32", "threads": 1}))
+    return Place(folder, train, images(folder / "unlabelled.npz", count=24, seed=2, classes=None))
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory, place: Place) -> Path:
     """The images of the run's data as files in class folders, with two planted copies and one of an awful name."""
     folder = tmp_path_factory.mktemp("photos")
     with np.load(place.train) as arrays:
@@ -52,8 +77,14 @@ def photos(tmp_path_factory: pytest.TempPathFactory, place: Any) -> Path:
     return folder
 
 
+@pytest.fixture
+def unpictured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pages without pictures, which take a process to make."""
+    monkeypatch.setattr(curated_pages, "pictures_of", lambda *_, **__: {})
+
+
 def test_duplicates_are_grouped_and_what_is_kept_is_listed(
-    photos: Path, place: Any, twoviews: Command, tmp_path: Path
+    photos: Path, place: Place, twoviews: Command, tmp_path: Path
 ) -> None:
     out, manifest = tmp_path / "found", tmp_path / "lists" / "kept.csv"
     manifest.parent.mkdir()
@@ -93,7 +124,7 @@ def test_duplicates_are_grouped_and_what_is_kept_is_listed(
 
 
 def test_a_manifest_of_what_is_kept_is_read_by_other_commands(
-    photos: Path, place: Any, twoviews: Command, tmp_path: Path
+    photos: Path, place: Place, twoviews: Command, tmp_path: Path
 ) -> None:
     manifest = tmp_path / "kept.csv"
     assert twoviews("duplicates", place.run, photos, *EXACT, "--manifest", manifest, "--quiet").code == 0
@@ -107,7 +138,7 @@ def test_a_manifest_of_what_is_kept_is_read_by_other_commands(
     ("rule", "kept"),
     [("first", "00-copy.png"), ("largest", "x/01-large.png"), ("labelled", "x/02.png")],
 )
-def test_rules(rule: str, kept: str, place: Any, twoviews: Command, tmp_path: Path) -> None:
+def test_rules(rule: str, kept: str, place: Place, twoviews: Command, tmp_path: Path) -> None:
     with np.load(place.train) as arrays:
         images = [Image.fromarray(image) for image in arrays["images"][:9]]
     (tmp_path / "x").mkdir()
@@ -126,7 +157,8 @@ def test_rules(rule: str, kept: str, place: Any, twoviews: Command, tmp_path: Pa
     assert {"00-copy.png", "00.png", "x/02.png"} <= {kept, *(one["id"] for one in group["dropped"])}
 
 
-def test_the_threshold_comes_from_copies_with_its_reason(place: Any, twoviews: Command, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("unpictured")
+def test_the_threshold_comes_from_copies_with_its_reason(place: Place, twoviews: Command, tmp_path: Path) -> None:
     outcome = twoviews("duplicates", place.run, place.train, "--out", tmp_path / "found")
     assert outcome.code == 0, outcome.err
     assert "near duplicates from similarity = 0." in outcome.err
@@ -134,7 +166,7 @@ def test_the_threshold_comes_from_copies_with_its_reason(place: Any, twoviews: C
     assert "some images and changed copies of them" in (tmp_path / "found" / "duplicates.html").read_text()
 
 
-def test_data_without_files_gets_a_list_of_ids(place: Any, twoviews: Command, tmp_path: Path) -> None:
+def test_data_without_files_gets_a_list_of_ids(place: Place, twoviews: Command, tmp_path: Path) -> None:
     with np.load(place.train) as arrays:
         images, labels = arrays["images"][:12], arrays["labels"][:12]
     data, kept = tmp_path / "data.npz", tmp_path / "kept.csv"
@@ -147,7 +179,7 @@ def test_data_without_files_gets_a_list_of_ids(place: Any, twoviews: Command, tm
     assert again.json()["images"] == 12
 
 
-def test_groups_of_patients_stay_in_the_list(photos: Path, place: Any, twoviews: Command, tmp_path: Path) -> None:
+def test_groups_of_patients_stay_in_the_list(photos: Path, place: Place, twoviews: Command, tmp_path: Path) -> None:
     data, kept = tmp_path / "data.csv", tmp_path / "kept.csv"
     lines = [f"{os.path.relpath(path, tmp_path)},p{row % 3}" for row, path in enumerate(sorted(photos.glob("b/*.png")))]
     data.write_text("\n".join(["file_name,group", *lines]) + "\n")
@@ -157,7 +189,8 @@ def test_groups_of_patients_stay_in_the_list(photos: Path, place: Any, twoviews:
     assert len(open_source(kept)) == len(lines)
 
 
-def test_outliers_are_ranked(place: Any, twoviews: Command, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("unpictured")
+def test_outliers_are_ranked(place: Place, twoviews: Command, tmp_path: Path) -> None:
     with np.load(place.train) as arrays:
         images = arrays["images"]
     data, out = tmp_path / "data.npz", tmp_path / "far"
@@ -178,7 +211,7 @@ def test_outliers_are_ranked(place: Any, twoviews: Command, tmp_path: Path) -> N
 
 
 def test_fewer_images_than_k_is_said(
-    place: Any, twoviews: Command, images: Callable[..., Path], tmp_path: Path
+    place: Place, twoviews: Command, images: Callable[..., Path], tmp_path: Path
 ) -> None:
     data = images(tmp_path / "few.npz", count=6, seed=5)
     outcome = twoviews("outliers", place.run, data, *EXACT)
@@ -186,7 +219,8 @@ def test_fewer_images_than_k_is_said(
     assert "5 neighbours in place of 20" in outcome.err
 
 
-def test_wrong_labels_are_found(place: Any, twoviews: Command, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("unpictured")
+def test_wrong_labels_are_found(place: Place, twoviews: Command, tmp_path: Path) -> None:
     with np.load(place.train) as arrays:
         names = [str(label) for label in arrays["labels"]]
     ids = [open_source(place.train)[row].id for row in range(len(names))]
@@ -206,18 +240,24 @@ def test_wrong_labels_are_found(place: Any, twoviews: Command, tmp_path: Path) -
     again = twoviews("suspects", place.run, place.train, "--labels", labels, *EXACT, "--k", 8, "--json").json()
     assert again["labels"] == 60
     assert [row["id"] for row in again["ranked"]] == [row["id"] for row in rows]
+    first = again["ranked"][0]
+    assert (first["suspect"], first["copy_disagrees"]) == (True, False)
+    assert f"{first['score']:.2f}" == rows[0]["score"]
+    assert f"{first['probe']:.3f}" == rows[0]["probe"]
 
 
-def test_witnesses_that_know_little_are_said_to(place: Any, twoviews: Command, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("unpictured")
+def test_witnesses_that_know_little_are_said_to(place: Place, twoviews: Command, tmp_path: Path) -> None:
     labels = tmp_path / "labels.csv"
     drawn = np.random.default_rng(0).integers(0, 3, 60)
     labels.write_text("\n".join(["file_name,label", *(f"{row:02d},{name}" for row, name in enumerate(drawn))]) + "\n")
-    outcome = twoviews("suspects", place.run, place.train, "--labels", labels, *EXACT)
+    outcome = twoviews("suspects", place.run, place.train, "--labels", labels, *EXACT, "--out", tmp_path / "suspects")
     assert outcome.code == 0, outcome.err
     assert "this encoder tells the classes badly apart" in outcome.err
+    assert "below 80% many suspects are the encoder" in (tmp_path / "suspects" / "suspects.html").read_text()
 
 
-def test_labels_are_needed(place: Any, twoviews: Command, tmp_path: Path) -> None:
+def test_labels_are_needed(place: Place, twoviews: Command, tmp_path: Path) -> None:
     refused(twoviews("suspects", place.run, place.unlabelled, *EXACT), 3, "no image has a label", "--labels FILE")
     one = tmp_path / "one.npz"
     np.savez(one, images=np.random.default_rng(0).integers(0, 255, (6, 8, 8), np.uint8), labels=np.array(["x"] * 6))
@@ -225,7 +265,7 @@ def test_labels_are_needed(place: Any, twoviews: Command, tmp_path: Path) -> Non
 
 
 def test_cleanlab_is_asked_for_before_any_work(
-    place: Any, twoviews: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    place: Place, twoviews: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import sys
 
@@ -234,7 +274,8 @@ def test_cleanlab_is_asked_for_before_any_work(
     refused(outcome, 2, "pip install 'twoviews[curation]'")
 
 
-def test_one_image_and_all_identical(place: Any, twoviews: Command, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("unpictured")
+def test_one_image_and_all_identical(place: Place, twoviews: Command, tmp_path: Path) -> None:
     one, same = tmp_path / "one.npz", tmp_path / "same.npz"
     picture = np.random.default_rng(0).integers(0, 255, (1, 8, 8), np.uint8)
     np.savez(one, images=picture)
@@ -246,17 +287,13 @@ def test_one_image_and_all_identical(place: Any, twoviews: Command, tmp_path: Pa
     refused(twoviews("outliers", place.run, same), 3, "has 9 images, all copies of one")
 
 
-def test_an_empty_collection(place: Any, twoviews: Command, tmp_path: Path) -> None:
+def test_an_empty_collection(place: Place, twoviews: Command, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     for name in ("duplicates", "outliers", "suspects"):
         refused(twoviews(name, place.run, tmp_path / "empty"), 3, "no image in folder")
 
 
-def test_vectors_that_are_not_finite(place: Any, twoviews: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    from dataclasses import replace
-
-    from twoviews.jobs import curate
-
+def test_vectors_that_are_not_finite(place: Place, twoviews: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     embed = curate.embed
 
     def broken(*arguments: Any, **options: Any) -> Any:
@@ -280,13 +317,27 @@ def test_vectors_that_are_not_finite(place: Any, twoviews: Command, monkeypatch:
     ],
 )
 def test_wrong_arguments_are_refused_before_any_work(
-    arguments: tuple[str, ...], words: str, place: Any, twoviews: Command, tmp_path: Path
+    arguments: tuple[str, ...], words: str, place: Place, twoviews: Command, tmp_path: Path
 ) -> None:
     name, *options = arguments
     refused(twoviews(name, place.run, tmp_path / "nowhere", *options), 2, words)
 
 
-def test_nothing_is_overwritten_unasked(place: Any, twoviews: Command, tmp_path: Path) -> None:
+def test_what_cannot_be_written_is_refused_before_any_work(place: Place, twoviews: Command, tmp_path: Path) -> None:
+    for option in ("--manifest", "--out"):
+        command = ("duplicates", place.run, tmp_path / "nowhere", option, place.train / "kept.csv")
+        refused(twoviews(*command), 5, "cannot write to", f"choose another {option}")
+
+
+def test_long_names_are_shown_whole(capsys: pytest.CaptureFixture[str]) -> None:
+    name = "/".join(f"{number:08x}" for number in range(30)) + ".jpg"
+    print_table(("rank", "id", "score"), [(1, name, 0.5)])
+    cells = [line.split("│")[2].strip() for line in capsys.readouterr().out.splitlines() if "│" in line]
+    assert "".join(cells) == name
+
+
+@pytest.mark.usefixtures("unpictured")
+def test_nothing_is_overwritten_unasked(place: Place, twoviews: Command, tmp_path: Path) -> None:
     out, manifest = tmp_path / "out", tmp_path / "kept.csv"
     command = ("duplicates", place.run, place.train, *EXACT, "--out", out, "--manifest", manifest)
     assert twoviews(*command).code == 0
@@ -318,7 +369,7 @@ def test_the_brightest_values_do_not_wrap_around() -> None:
         assert changed(values, np.random.default_rng(0)).min() > 0.9 * np.iinfo(dtype).max
 
 
-def test_json_is_json(photos: Path, place: Any, twoviews: Command) -> None:
+def test_json_is_json(photos: Path, place: Place, twoviews: Command) -> None:
     outcome = twoviews("suspects", place.run, photos, *EXACT, "--json", "--quiet")
     assert outcome.err == ""
     assert set(json.loads(outcome.out)) == {"labels", "not_judged", "agreement", "suspects", "ranked", "out"}

@@ -145,10 +145,19 @@ class TestCalibrated:
         path = run / "classifier" / "config.json"
         about = json.loads(path.read_text())
         del about["calibration"]
-        path.write_text(json.dumps(about))
-        outcome = done(twoviews("predict", run, place.test, "--json"))
-        assert {row["unsure"] for row in outcome.json()} == {None}
-        assert "temperature 1: the classifier was fitted without validation items" in outcome.err
+        for facts, reason in (
+            (
+                {},
+                "an earlier version, which kept no calibration, fitted the classifier; fit it again: ",
+            ),
+            ({"val_accuracy": None}, "the classifier was fitted without validation items; with some: "),
+            ({"arm": "distillation", "val_accuracy": None}, "a student's classifier is not calibrated"),
+        ):
+            path.write_text(json.dumps(about | facts))
+            outcome = done(twoviews("predict", run, place.test, "--json"))
+            assert {row["unsure"] for row in outcome.json()} == {None}
+            wanted = f"probabilities are not calibrated (temperature 1), and no answer is marked unsure: {reason}"
+            assert wanted in outcome.err
 
     @pytest.mark.parametrize("text", ["", "probability,right\n0.9,1\n", "probability,answered,right\n0.9,1,2\n"])
     def test_a_damaged_classifier(self, judged: Path, place: Any, twoviews: Command, tmp_path: Path, text: str) -> None:
@@ -193,7 +202,11 @@ class TestTables:
         assert there.read_text() == "mine"
         done(twoviews("predict", judged, photos, "--out", there, "--overwrite"))
         assert there.read_text().startswith("id,label,")
-        refused(twoviews("predict", judged, photos, "--out", there / "below.csv"), 5, "cannot write")
+        for ending in (".csv", ".json", ".parquet"):
+            outcome = twoviews("predict", judged, photos, "--out", there / f"below{ending}")
+            refused(outcome, 5, "cannot write to", "choose another --out")
+            assert "decoding" not in outcome.err
+        refused(twoviews("predict", judged, photos, "--sort-into", there / "below"), 5, "choose another --sort-into")
 
     @pytest.mark.skipif(os.name == "nt", reason="names are bytes elsewhere")
     def test_names_that_are_no_text(self, judged: Path, photos: Path, twoviews: Command, tmp_path: Path) -> None:

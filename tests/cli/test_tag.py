@@ -157,6 +157,7 @@ class TestOneTag:
         refused(tag(handful, "--method", "men"), 2, "men")
         refused(tag(handful, "--out", tmp_path / "a.txt"), 2, "as .csv, .json or .parquet")
         refused(tag(handful, "--copy"), 2, "give --sort-into DIR too")
+        refused(tag(handful, "--separator", ""), 2, "the separator is empty")
         outcome = twoviews("tag", place.run, tmp_path / "empty", "--examples", handful)
         assert outcome.code == 3
         assert "no image in folder" in outcome.err
@@ -246,7 +247,8 @@ class TestSeveralTags:
             done(twoviews("tag", place.run, folder, "--examples", path, "--json")).json()["figures"]["examples"] == 64
         )
         path = manifest(folder, {name: "|".join(sorted(tags)) for name, tags in truth.items()}, "some.csv")
-        outcome = done(twoviews("tag", place.run, folder, "--examples", path, "--json"))
+        outcome = done(twoviews("tag", place.run, folder, "--examples", path, "--json", "--certainty", 0.9))
+        assert "--certainty is for one tag an image" in outcome.err
         assert outcome.json()["figures"]["examples"] == 56
         assert "8 of 64 examples have no label and are left out" in outcome.err
 
@@ -275,6 +277,8 @@ class TestSeveralTags:
             path = manifest(tmp_path, plain, name)
             assert open_tagged(path).tags is None
             assert list(open_tagged(path, separator=" ").tags or ()) == [("a", "b"), ("c",)]
+        path = manifest(tmp_path, {"rows/0.png": ["a|b", "c"]}, "bars.jsonl")
+        assert open_tagged(path).separator == ";"
         path = manifest(tmp_path, {"rows/0.png": ["a", "b"], "rows/9.png": ["c"]}, "several.jsonl")
         with pytest.raises(DataError, match=r"line 1: label is \['a', 'b'\]"):
             open_source(path)

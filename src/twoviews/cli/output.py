@@ -31,7 +31,11 @@ def print_table(
     table = Table(header_style="bold")
     for index, column in enumerate(columns):
         right = numbers and index > 0
-        table.add_column(column, justify="right" if right else "left", no_wrap=right or index == 0)
+        fixed = right or index == 0
+        # Long names are folded: an id that is cut names nothing.
+        table.add_column(
+            column, justify="right" if right else "left", no_wrap=fixed, overflow="ellipsis" if fixed else "fold"
+        )
     for row in rows:
         table.add_row(*(str(cell) for cell in row))
     if title is not None:

@@ -1,6 +1,5 @@
 """Near duplicates by an encoder's embeddings: what counts as near is measured on slightly changed copies."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,17 +12,19 @@ from twoviews.data.checking.scan_report import Alike, Nearness
 from twoviews.data.corpus import Corpus
 from twoviews.data.source import Spec
 from twoviews.encoders import load_encoder
-from twoviews.errors import UsageError
+from twoviews.evaluation.features import check_finite
+from twoviews.evaluation.knn import nearest_neighbours
 from twoviews.jobs.embed import Preprocessing, embed_corpus
 from twoviews.jobs.online import vectors_of
 from twoviews.narrate import Narrator
 from twoviews.run import Run
+from twoviews.search.duplicates import Similarities, nearest_of_each
+from twoviews.search.neighbours import Rows
 
 COPIES = 256
 """Images of which copies are made to find the threshold."""
 _CROP, _BRIGHTER, _SHARE_FOUND = 0.01, 1.1, 5.0
 _LEAST = 0.9
-_ROWS = 2048
 
 
 def find_alike(
@@ -38,7 +39,8 @@ def find_alike(
     """Each image with the one nearest to it, where their cosine is that of an image and its slightly changed copy.
 
     The threshold is the cosine that 95 % of copies reach that are 2 % smaller by a crop and a tenth brighter. Raises
-    UsageError for a run that is not finished.
+    UsageError for a run that is not finished, DataError for vectors that are not finite. So small a change hardly moves
+    a vector, so that a plain cosine will do; for larger ones `curate.duplicates` whitens first.
     """
     run = run if isinstance(run, Run) else Run(run)
     info = run.require_finished()
@@ -47,8 +49,9 @@ def find_alike(
     encoder = compute.place(load_encoder(run.encoder)).eval()
 
     def vectors(corpus: Corpus) -> NDArray[np.float32]:
-        found = embed_corpus(run, encoder, corpus, preprocessing=preprocessing, compute=compute)
-        return _unit(found.vectors)
+        found = embed_corpus(run, encoder, corpus, preprocessing=preprocessing, compute=compute).vectors
+        check_finite(found, what="vectors of the images")
+        return found
 
     corpus = preprocessing.load(data, labels=labels, download=download, narrator=narrator)
     mine = vectors(corpus)
@@ -57,35 +60,21 @@ def find_alike(
     originals = _unit(vectors_of(encoder, chosen, preprocessing.views(), compute=compute))
     threshold = max(_LEAST, float(np.percentile((copies * originals).sum(axis=1), _SHARE_FOUND)))
     narrator.chose("near duplicates from cosine", round(threshold, 4), "95 % of slightly changed copies reach it")
-    within = _nearest(mine, mine, threshold=threshold)
+    within = _pairs(*nearest_of_each(mine), threshold=threshold)
     found: tuple[Alike, ...] = ()
     if against is not None:
         other = preprocessing.load(against, download=download, narrator=narrator)
-        found = _alike(_nearest(mine, vectors(other), threshold=threshold), corpus.ids, other.ids)
-    unordered = {(min(i, j), max(i, j)): cosine for i, j, cosine in within}
-    pairs = [(i, j, cosine) for (i, j), cosine in sorted(unordered.items())]
+        index, cosine = nearest_neighbours(vectors(other), mine, k=1)
+        leaks = _pairs(index[:, 0], cosine[:, 0], threshold=threshold)
+        found = tuple(Alike(corpus.ids[i], other.ids[j], c) for (i, j), c in leaks.items())
+    once = {(min(pair), max(pair)): c for pair, c in within.items()}
     by = f"embeddings of {run.path}, cosine from {threshold:.4f}"
-    return Nearness(by, _alike(pairs, corpus.ids, corpus.ids), found)
+    return Nearness(by, tuple(Alike(corpus.ids[i], corpus.ids[j], c) for (i, j), c in sorted(once.items())), found)
 
 
-def _nearest(
-    mine: NDArray[np.float32], other: NDArray[np.float32], *, threshold: float
-) -> list[tuple[int, int, float]]:
-    """(row, nearest row of other, cosine) from the threshold on; a row is not its own neighbour."""
-    found = []
-    for start in range(0, len(mine), _ROWS):
-        cosines = mine[start : start + _ROWS] @ other.T
-        rows = np.arange(len(cosines))
-        if mine is other:
-            cosines[rows, rows + start] = -1.0
-        nearest = cosines.argmax(axis=1)
-        best = cosines[rows, nearest]
-        found += [(start + i, int(nearest[i]), float(best[i])) for i in np.flatnonzero(best >= threshold).tolist()]
-    return found
-
-
-def _alike(pairs: Sequence[tuple[int, int, float]], first: Sequence[str], second: Sequence[str]) -> tuple[Alike, ...]:
-    return tuple(Alike(first[i], second[j], round(cosine, 4)) for i, j, cosine in pairs)
+def _pairs(nearest: Rows, cosines: Similarities, *, threshold: float) -> dict[tuple[int, int], float]:
+    """(row, the one nearest to it) with their cosine, from the threshold on."""
+    return {(i, int(nearest[i])): round(float(cosines[i]), 4) for i in np.flatnonzero(cosines >= threshold).tolist()}
 
 
 def _changed(corpus: Corpus) -> Corpus:
@@ -103,7 +92,5 @@ def _changed(corpus: Corpus) -> Corpus:
 
 def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    if not np.isfinite(lengths).all():
-        raise UsageError("the encoder's embeddings are not finite: give another --run")
     unit: NDArray[np.float32] = vectors / np.maximum(lengths, 1e-12)
     return unit

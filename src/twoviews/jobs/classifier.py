@@ -115,3 +115,14 @@ def load_certainty(run: Run) -> Certainty | None:
         return Certainty(float(about["temperature"]), curve_from(rows))
     except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
         raise UsageError(f"{path} cannot be read ({error}): run twoviews evaluate {run.path} again") from None
+
+
+def why_uncalibrated(run: Run) -> str:
+    """Why `load_certainty` gives None, and what would change that."""
+    about = read_json(run.classifier / "config.json")
+    again = f"twoviews evaluate {run.path} --train DATA --test DATA"
+    if about.get("arm") == "distillation":
+        return "a student's classifier is not calibrated"
+    if about.get("val_accuracy") is None:
+        return f"the classifier was fitted without validation items; with some: {again} --val DATA"
+    return f"an earlier version, which kept no calibration, fitted the classifier; fit it again: {again}"

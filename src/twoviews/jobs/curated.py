@@ -1,7 +1,7 @@
 """What `curate` found, written down: tables, and lists of what to keep or leave out."""
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +10,7 @@ import numpy as np
 from twoviews.data.source import Item
 from twoviews.errors import RefusedError, UsageError
 from twoviews.jobs.curated_pages import duplicates_page, outliers_page, suspects_page, write_page
+from twoviews.jobs.newfolder import check_place
 from twoviews.narrate import Narrator
 from twoviews.run import check_output, write_rows
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 DUPLICATES = frozenset(("duplicates.csv", "duplicates.html", "kept.csv", "exclude.csv"))
 OUTLIERS = frozenset(("outliers.csv", "outliers.html", "exclude.csv"))
 SUSPECTS = frozenset(("suspects.csv", "suspects.html", "exclude.csv"))
+SUSPECT_COLUMNS = ("rank", "id", "label", "looks_like", "score", "neighbours", "probe", "copy_disagrees", "suspect")
 KEPT = "kept"
 """The split of what is kept, in a manifest of data whose items are no files."""
 
@@ -39,7 +41,11 @@ def prepare_folder(out: str | Path | None, files: frozenset[str], *, overwrite: 
 
 
 def prepare_manifest(path: str | Path | None, *, overwrite: bool) -> Path | None:
-    """The file, or None. Raises UsageError for another suffix, RefusedError where it exists, unless `overwrite`."""
+    """The file, or None.
+
+    Raises UsageError for another suffix, RefusedError where it exists, unless `overwrite`, ResourceError where nothing
+    can be written.
+    """
     if path is None:
         return None
     path = Path(path)
@@ -48,6 +54,7 @@ def prepare_manifest(path: str | Path | None, *, overwrite: bool) -> Path | None
     if path.is_dir() or (path.exists() and not overwrite):
         step = "choose another --manifest" + ("" if path.is_dir() else " or give --overwrite")
         raise RefusedError(f"{path} exists: {step}")
+    check_place(path, option="--manifest")
     return path
 
 
@@ -129,8 +136,8 @@ def write_outliers(found: "FoundOutliers", folder: Path, *, narrator: Narrator) 
 def write_suspects(found: "FoundSuspects", folder: Path, *, narrator: Narrator) -> None:
     """suspects.csv, exclude.csv and suspects.html."""
     rows = suspect_rows(found)
-    columns = list(rows[0]) if rows else ["rank", "id"]
-    write_rows(folder / "suspects.csv", rows, columns=columns)
+    columns = [*SUSPECT_COLUMNS, *(["cleanlab"] if found.cleanlab is not None else [])]
+    write_rows(folder / "suspects.csv", map(suspect_cells, rows), columns=columns)
     bad = [row for row in rows if row["suspect"]]
     _write_excluded(folder, ((row["id"], f"labelled {row['label']}, looks like {row['looks_like']}") for row in bad))
     write_page(folder / "suspects.html", suspects_page(found, rows), found.collection, narrator=narrator)
@@ -148,16 +155,23 @@ def suspect_rows(found: "FoundSuspects") -> list[dict[str, Any]]:
             "id": embeddings.ids[judged.rows[at]],
             "label": embeddings.classes[given],
             "looks_like": embeddings.classes[judged.looks_like[at]],
-            "score": f"{judged.score[at]:.2f}",
-            "neighbours": f"{judged.neighbours[at, given]:.3f}",
-            "probe": f"{judged.probe[at, given]:.3f}",
-            "copy_disagrees": int(judged.contradicted[at]),
-            "suspect": int(flagged[at]),
+            "score": round(float(judged.score[at]), 4),
+            "neighbours": round(float(judged.neighbours[at, given]), 6),
+            "probe": round(float(judged.probe[at, given]), 6),
+            "copy_disagrees": bool(judged.contradicted[at]),
+            "suspect": bool(flagged[at]),
         }
         if found.cleanlab is not None:
-            row["cleanlab"] = int(found.cleanlab[at])
+            row["cleanlab"] = bool(found.cleanlab[at])
         rows.append(row)
     return rows
+
+
+def suspect_cells(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row of `suspect_rows` as it is shown: rounded, 1 and 0 for what is so or not."""
+    shown = {name: int(value) if isinstance(value, bool) else value for name, value in row.items()}
+    digits = {"score": 2, "neighbours": 3, "probe": 3}
+    return shown | {name: f"{row[name]:.{count}f}" for name, count in digits.items()}
 
 
 def _write_excluded(folder: Path, reasons: Iterable[tuple[str, str]]) -> None:

@@ -6,13 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from twoviews.data.checking.examine import Finding
-from twoviews.data.checking.inspectors import inspect
-from twoviews.data.checking.process import Request
+from twoviews.jobs.pictures import pictures_of
 from twoviews.narrate import Narrator
 from twoviews.report.curated import Curated, Section, write_curated_page
 from twoviews.search.outliers import FAR
-from twoviews.search.suspects import SUSPECT
+from twoviews.search.suspects import SUSPECT, WEAK
 
 if TYPE_CHECKING:
     from twoviews.jobs.curate import Collection, FoundDuplicates, FoundOutliers, FoundSuspects
@@ -126,13 +124,16 @@ def suspects_page(found: "FoundSuspects", rows: Sequence[Mapping[str, Any]]) -> 
         "The label that was given, and what the image looks like.",
         [[(row["id"], f"{row['label']} → {row['looks_like']}")] for row in shown],
         [
-            f"{row['score']} times as probable; {row['label']}: {float(row['neighbours']):.0%} of neighbours, "
-            f"{float(row['probe']):.0%} by the probe{', a copy is labelled otherwise' if row['copy_disagrees'] else ''}"
+            f"{row['score']:.1f} times as probable; {row['label']}: {row['neighbours']:.0%} of neighbours, "
+            f"{row['probe']:.0%} by the probe{', a copy is labelled otherwise' if row['copy_disagrees'] else ''}"
             + (", cleanlab agrees" if row.get("cleanlab") else "")
             for row in shown
         ],
         _more(len(rows) - len(shown), "suspects.csv"),
     )
+    trust = f"neighbours and probe agree with {found.suspects.agreement:.0%} of the labels"
+    if found.suspects.agreement < WEAK:
+        trust += f"; below {WEAK:.0%} many suspects are the encoder's own mistakes"
     asked = [] if found.cleanlab is None else [("cleanlab", f"{int(found.cleanlab.sum()):,} issues in its opinion")]
     return Curated(
         "suspects",
@@ -142,7 +143,7 @@ def suspects_page(found: "FoundSuspects", rows: Sequence[Mapping[str, Any]]) -> 
         "of one image have one vote and none on each other. Change labels by hand where you agree.",
         [
             ("Called suspect", f"another class is {SUSPECT:g} times as probable, in the geometric mean of both"),
-            ("Trust", f"neighbours and probe agree with {found.suspects.agreement:.0%} of the labels"),
+            ("Trust", trust),
             ("Lists", "suspects.csv (all, ranked), exclude.csv (the suspects, for --exclude)"),
             *asked,
         ],
@@ -153,22 +154,7 @@ def suspects_page(found: "FoundSuspects", rows: Sequence[Mapping[str, Any]]) -> 
 def write_page(path: Path, page: Curated, collection: "Collection", *, narrator: Narrator) -> None:
     """With the pictures that it shows, made where a decoder may crash."""
     wanted = {name for section in page.sections for group in section.groups for name, _ in group}
-    ids = collection.embeddings.ids
-    rows = [at for at, name in enumerate(ids) if name in wanted]
-    pictures: dict[str, bytes] = {}
-
-    def keep(at: int, found: Finding | str) -> None:
-        if isinstance(found, Finding):
-            pictures[ids[at]] = found.picture
-
-    inspect(
-        rows,
-        lambda at: collection.source[collection.rows[at]].read(),
-        keep,
-        request=Request(picture=PICTURE_SIDE),
-        narrator=narrator,
-        what="pictures for the page",
-    )
+    pictures = pictures_of(collection.source, wanted, side=PICTURE_SIDE, narrator=narrator)
     write_curated_page(path, page, pictures=pictures)
 
 

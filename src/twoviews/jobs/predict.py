@@ -14,7 +14,7 @@ from twoviews.data.source import Spec
 from twoviews.errors import UsageError
 from twoviews.evaluation.certainty import Certainty, items_needed, top_two
 from twoviews.evaluation.finetune import class_logits
-from twoviews.jobs.classifier import load_certainty, load_classifier
+from twoviews.jobs.classifier import load_certainty, load_classifier, why_uncalibrated
 from twoviews.jobs.embed import Preprocessing
 from twoviews.jobs.online import batches
 from twoviews.jobs.sorting import check_folder, image_files, sort_into
@@ -93,10 +93,8 @@ def predict(
     compute.place(classifier)
     scores = class_logits(classifier, batches(corpus, preprocessing.views(), compute=compute), compute=compute)
     if confidence is None:
-        narrator.warn(
-            "temperature 1: the classifier was fitted without validation items, or before their scores were kept, so"
-            " its probabilities are not calibrated" + ("" if certainty is None else " and no answer is marked unsure")
-        )
+        marked = "" if certainty is None else ", and no answer is marked unsure"
+        narrator.warn(f"probabilities are not calibrated (temperature 1){marked}: {why_uncalibrated(run)}")
         confidence, certainty = Certainty(1.0, ()), None
     else:
         narrator.say(f"temperature {confidence.temperature:.3g}, fitted on {confidence.items:,} validation items")

@@ -11,6 +11,7 @@ from pathlib import Path
 from twoviews.data.decoding.decode import Unreadable
 from twoviews.data.source import Spec, open_source
 from twoviews.errors import RefusedError, ResourceError, UsageError
+from twoviews.jobs.newfolder import check_place
 from twoviews.run import write_rows
 
 UNSURE = "unsure"
@@ -46,12 +47,13 @@ def check_folder(out: str | Path, files: Iterable[Path], *, overwrite: bool) -> 
     """The folder, if it can be sorted into; nothing is changed.
 
     Raises RefusedError for a file, a folder that holds one of `files`, and one that is not empty, unless `overwrite` is
-    on and all in it was put there by an earlier sorting.
+    on and all in it was put there by an earlier sorting; ResourceError where nothing can be written.
     """
     out = Path(out).absolute()
     if out.exists() and not out.is_dir():
         raise RefusedError(f"{out} is a file: choose another --sort-into")
     if not out.exists() or not any(out.iterdir()):
+        check_place(out, option="--sort-into")
         return out
     if not overwrite:
         raise RefusedError(f"{out} is not empty: choose another --sort-into or give --overwrite")

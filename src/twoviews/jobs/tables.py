@@ -2,10 +2,12 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
 from twoviews.errors import DataError, RefusedError, ResourceError, UsageError
+from twoviews.jobs.newfolder import check_place
 from twoviews.run import write_rows, write_text
 
 ENDINGS = (".csv", ".json", ".parquet")
@@ -16,7 +18,10 @@ Row = Mapping[str, Any]
 
 
 def check_table(path: str | Path, *, overwrite: bool) -> Path:
-    """The path, if a table can be written there. UsageError for another ending, RefusedError for a file that is there.
+    """The path, if a table can be written there.
+
+    Raises UsageError for another ending, RefusedError for a file that is there, unless `overwrite`, ResourceError
+    where nothing can be written.
 
     >>> check_table("tags.xlsx", overwrite=False)
     Traceback (most recent call last):
@@ -28,6 +33,7 @@ def check_table(path: str | Path, *, overwrite: bool) -> Path:
         raise UsageError(f"{str(path)!r} ends in {path.suffix!r}: a table is written as .csv, .json or .parquet")
     if path.is_dir() or (path.exists() and not overwrite):
         raise RefusedError(f"{path} exists: choose another --out" + ("" if path.is_dir() else " or give --overwrite"))
+    check_place(path)
     return path
 
 
@@ -36,10 +42,10 @@ def write_table(path: Path, rows: Sequence[Row], *, columns: Mapping[str, Kind],
 
     Raises DataError for parquet and a name that is no UTF-8, ResourceError where nothing can be written.
     """
-    kind = path.suffix.lower()
-    if kind == ".json":
+    ending = path.suffix.lower()
+    if ending == ".json":
         return write_text(path, json.dumps(list(rows), indent=1, allow_nan=False) + "\n")
-    if kind == ".csv":
+    if ending == ".csv":
         cells = ({name: cell(row[name], separator=separator) for name in columns} for row in rows)
         return write_rows(path, cells, columns=list(columns))
     import pyarrow as pa
@@ -56,7 +62,8 @@ def write_table(path: Path, rows: Sequence[Row], *, columns: Mapping[str, Kind],
     except UnicodeEncodeError:
         raise DataError(f"{path}: parquet takes no names that are not UTF-8: write .csv or .json") from None
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
         raise ResourceError(f"cannot write {path}: {error.strerror or error}") from None
 
 

@@ -4,7 +4,6 @@ N vectors, D dimensions, C of them with another one from the threshold on.
 """
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -162,7 +161,7 @@ def suggest_threshold(nearest: Similarities, twins: Similarities) -> Threshold:
     return Threshold(value, reason)
 
 
-def rank_to_keep(keep: Literal["first", "largest", "labelled"] | str, *, labels: Rows, pixels: Rows) -> Rows:
+def rank_to_keep(keep: str, *, labels: Rows, pixels: Rows) -> Rows:
     """Rows in the order in which images are worth keeping, equal ones in their own: the `priority` of `find_groups`.
 
     `first`: as they come; `largest`: by `pixels` (N,) of the original image; `labelled`: `labels` (N,) of 0 and above

@@ -11,12 +11,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from threadpoolctl import threadpool_limits
 
 from twoviews.evaluation.features import check_finite
 
 RIDGE = 0.03
 """Part of the mean variance that is added to each direction's: what is below is noise."""
 _CHUNK = 1 << 14
+_SMALL = 1024  # dimensions up to which threads of a decomposition mostly wait for each other
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +52,8 @@ class Whitening:
         total_variance = float(np.trace(moments) / count - mean @ mean)
         if total_variance <= 1e-12 * max(float(mean @ mean), 1e-300):
             return Whitening(np.eye(size))
-        values, axes = np.linalg.eigh(moments / count)
+        with threadpool_limits(1 if size <= _SMALL else None):
+            values, axes = np.linalg.eigh(moments / count)
         # Fewer images than dimensions: each has directions of its own, in which its copy would lie far from it.
         ridge = RIDGE * max(1.0, size / count) * total_variance / min(size, max(1, count - 1))
         return Whitening(axes / np.sqrt(values.clip(min=0.0) + ridge))

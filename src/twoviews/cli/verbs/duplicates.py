@@ -1,6 +1,7 @@
 """`twoviews duplicates`."""
 
 import argparse
+from pathlib import Path
 
 from twoviews.cli.options import (
     Declare,
@@ -87,16 +88,27 @@ def act(a: argparse.Namespace) -> None:
     ]
     if rows:
         print_table(("group", "kept", "near duplicate of it", "similarity"), rows[:50])
-    if len(rows) > 50:
-        print(f"and {len(rows) - 50:,} more" + (f": {a.out}/duplicates.csv" if a.out else " (--json shows all)"))
+    print_more(len(rows) - 50, a.out, "duplicates.csv")
     print(
         f"{dropped:,} of {len(ids):,} images {'is a near duplicate' if dropped == 1 else 'are near duplicates'} in "
         f"{len(members):,} group{'s' * (len(members) != 1)}; "
         f"from similarity {limit.value:.4f} on: {limit.reason}"
     )
-    for path in (f"{a.out}/duplicates.html" if a.out else None, a.manifest):
-        if path:
-            print(f"written: {path}")
+    print_written(a.out, "duplicates.html")
+    if a.manifest:
+        print(f"written: {a.manifest}")
+
+
+def print_more(count: int, out: str | None, name: str) -> None:
+    """How many rows are not shown, and where they are."""
+    if count > 0:
+        print(f"and {count:,} more" + (f": {Path(out, name)}" if out else " (--json shows all)"))
+
+
+def print_written(out: str | None, page: str) -> None:
+    """Where the page of an `--out` folder lies."""
+    if out:
+        print(f"written: {Path(out, page)}")
 
 
 def _member(name: str, similarity: float) -> dict[str, object]:

@@ -10,7 +10,7 @@ from twoviews.cli.options import (
     labels_option,
     overwrite_option,
 )
-from twoviews.cli.verbs.duplicates import near_option
+from twoviews.cli.verbs.duplicates import near_option, print_more, print_written
 
 
 def declare(command: Declare) -> None:
@@ -67,7 +67,7 @@ def act(a: argparse.Namespace) -> None:
     ]
     print_table(("rank", "id", "distance", "score", "outlier"), rows)
     count = int(far.sum())
+    print_more(count - len(rows), a.out, "outliers.csv")
     verb = "is" if count == 1 else "are"
     print(f"{count:,} of {len(ids):,} images {verb} far from the {found.outliers.k} nearest others")
-    if a.out:
-        print(f"written: {a.out}/outliers.html")
+    print_written(a.out, "outliers.html")

@@ -10,7 +10,7 @@ from twoviews.cli.options import (
     labels_option,
     overwrite_option,
 )
-from twoviews.cli.verbs.duplicates import near_option
+from twoviews.cli.verbs.duplicates import near_option, print_more, print_written
 
 
 def declare(command: Declare) -> None:
@@ -33,7 +33,7 @@ def act(a: argparse.Namespace) -> None:
     """Run it."""
     from twoviews.cli.output import narrator_of, print_json, print_table
     from twoviews.jobs.curate import suspects
-    from twoviews.jobs.curated import suspect_rows
+    from twoviews.jobs.curated import suspect_cells, suspect_rows
     from twoviews.search.suspects import SUSPECT
 
     found = suspects(
@@ -56,11 +56,12 @@ def act(a: argparse.Namespace) -> None:
         return
     columns = ["rank", "id", "label", "looks_like", "score", "neighbours", "probe", "suspect"]
     columns += ["cleanlab"] if a.cleanlab else []
-    print_table(columns, [[row[name] for name in columns] for row in rows[: max(20, min(count, 50))]])
+    shown = [suspect_cells(row) for row in rows[: max(20, min(count, 50))]]
+    print_table(columns, [[row[name] for name in columns] for row in shown])
+    print_more(count - len(shown), a.out, "suspects.csv")
     verb = "looks" if count == 1 else "look"
     print(f"{count:,} of {len(rows):,} labels {verb} wrong: another is {SUSPECT:g} times as probable (score)")
     print("neighbours and probe: the share that each gives the label that was given")
     if a.cleanlab:
         print(f"cleanlab names {sum(row['cleanlab'] for row in rows):,}")
-    if a.out:
-        print(f"written: {a.out}/suspects.html")
+    print_written(a.out, "suspects.html")

@@ -43,6 +43,7 @@ def act(a: argparse.Namespace) -> None:
     from twoviews.jobs.predict import Prediction
     from twoviews.jobs.tag import tag
 
+    narrator = narrator_of(a)
     found = tag(
         a.run,
         a.data,
@@ -55,8 +56,10 @@ def act(a: argparse.Namespace) -> None:
         copy=a.copy,
         overwrite=a.overwrite,
         download=a.download,
-        narrator=narrator_of(a),
+        narrator=narrator,
     )
+    if found.several and a.certainty is not None:
+        narrator.warn("--certainty is for one tag an image: of several, each has a threshold of its own")
     if a.json:
         print_json({"tags": found.names, "figures": found.figures, "answers": [asdict(row) for row in found.rows]})
         return

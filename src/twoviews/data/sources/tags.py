@@ -8,7 +8,7 @@ from pathlib import Path
 from twoviews.data.source import MANIFESTS, Source, Spec, open_source
 from twoviews.data.sources.folder import METADATA
 from twoviews.data.sources.manifest import open_manifest
-from twoviews.errors import DataError
+from twoviews.errors import DataError, UsageError
 
 SEPARATORS = ("|", ";")
 """That are looked for where none is named."""
@@ -18,7 +18,8 @@ SEPARATORS = ("|", ";")
 class TaggedSource:
     """A source, and the tags of each item where they may be several: None for an item of which nothing is said.
 
-    `tags` is None where each item has one label at most: `source.labels`. `separator` joins tags when they are written.
+    `tags` is None where each item has one label at most: `source.labels`. `separator` joins tags when they are written:
+    that of the manifest; of lists the first of `SEPARATORS` that is in no tag.
     """
 
     source: Source
@@ -31,12 +32,14 @@ def open_tagged(spec: Spec, *, separator: str | None = None, download: bool = Fa
 
     `separator`: what stands between tags; by default `|` or `;`, where a label has one of them. Named, or with lists,
     every label is tags, also where each item has one. An empty cell says nothing, an empty list says: no tag. Raises
-    DataError for labels with both separators, tags that differ only by case, lists of anything but names, and what
-    `open_source` raises.
+    DataError for labels with both separators, tags that differ only by case, lists of anything but names, UsageError
+    for an empty separator, and what `open_source` raises.
 
     >>> open_tagged("tags.csv").tags[0]                                                     # doctest: +SKIP
     ('beach', 'dog')
     """
+    if separator == "":
+        raise UsageError("the separator is empty: name what stands between tags, such as ','")
     found = _manifest(spec)
     if found is None:
         source = open_source(spec, download=download)
@@ -67,7 +70,8 @@ def open_tagged(spec: Spec, *, separator: str | None = None, download: bool = Fa
     for tag in sorted({tag for of_item in tags for tag in of_item or ()}):
         if (first := spellings.setdefault(tag.casefold(), tag)) != tag:
             raise DataError(f"tags of {source.spec!r} differ only by case: {first!r} and {tag!r}; write them alike")
-    return TaggedSource(source, tuple(tags), separator or SEPARATORS[0])
+    free = [mark for mark in SEPARATORS if not any(mark in tag for tag in spellings.values())]
+    return TaggedSource(source, tuple(tags), separator or (free or SEPARATORS)[0])
 
 
 def _manifest(spec: Spec) -> tuple[Path, str | None] | None:
