@@ -61,14 +61,10 @@ def choose_compute(*, device: str, precision: str, threads: int | None, narrator
         narrator.chose("device", device, "the fastest that torch finds here")
     if distributed.size() > 1 and torch.device(device).type not in ("cpu", "cuda"):
         raise UsageError(f"device {device!r} cannot be shared by processes: use one process")
-    try:
-        target = torch.device(device)
-        torch.empty(1, device=target)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise UsageError(f"device {device!r} cannot be used: {reason}; try --set train.device=cpu") from None
-    processes = distributed.local_size()
-    fitting = max(1, available_cores() // processes)
+    if (reason := _unusable(device)) is not None:
+        raise UsageError(f"device {device!r} cannot be used: {reason}; try --set train.device=cpu")
+    target = torch.device(device)
+    processes, fitting = distributed.local_size(), _fitting_threads()
     shared = f"the cores, shared by {processes} processes"
     if threads is None:
         threads = fitting
@@ -83,6 +79,19 @@ def choose_compute(*, device: str, precision: str, threads: int | None, narrator
     else:
         bf16 = precision == "bf16"
     return Compute(device=target, bf16=bf16, threads=threads)
+
+
+def choose_compute_as(*, precision: str, threads: int | None, device: str = "auto", narrator: Narrator) -> Compute:
+    """`choose_compute` for what was trained, maybe elsewhere: the device that is here, and no more threads than cores.
+
+    More threads than cores wait for each other. The precision stays, which makes the vectors.
+    """
+    if device != "auto" and (reason := _unusable(device)) is not None:
+        narrator.say(f"device {device}, with which it was trained, cannot be used here: {reason}")
+        device = "auto"
+    if threads is not None and threads > _fitting_threads():
+        threads = None
+    return choose_compute(device=device, precision=precision, threads=threads, narrator=narrator)
 
 
 def available_cores() -> int:
@@ -100,6 +109,20 @@ def cpu_name() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
+
+
+def _fitting_threads() -> int:
+    """Threads of this process, where every process has as many and every thread a core."""
+    return max(1, available_cores() // distributed.local_size())
+
+
+def _unusable(device: str) -> str | None:
+    """Why torch cannot use a device, or None."""
+    try:
+        torch.empty(1, device=torch.device(device))
+    except (RuntimeError, AssertionError) as error:
+        return str(error).splitlines()[0]
+    return None
 
 
 def _best_device() -> str:

@@ -97,7 +97,7 @@ def test_duplicates_are_grouped_and_what_is_kept_is_listed(
     groups: dict[str, list[str]] = {}
     for row in rows_of(out / "duplicates.csv"):
         groups.setdefault(row["group"], []).append(row["id"])
-        assert row["kept"] == ("1" if len(groups[row["group"]]) == 1 else "0")
+        assert row["kept"] == ("true" if len(groups[row["group"]]) == 1 else "false")
         assert float(row["similarity"]) >= 0.9999
     assert sorted(groups.values()) == [
         ["a/00-copy.png", "a/00.png"],
@@ -202,7 +202,7 @@ def test_outliers_are_ranked(place: Place, twoviews: Command, tmp_path: Path) ->
     assert [int(row["rank"]) for row in rows] == list(range(1, 62))
     distances = [float(row["distance"]) for row in rows]
     assert distances == sorted(distances, reverse=True)
-    assert rows[0]["outlier"] == "1"
+    assert rows[0]["outlier"] == "true"
     assert "60" in [row["id"] for row in rows_of(out / "exclude.csv")]
     assert "Farthest from all others" in (out / "outliers.html").read_text()
     found = twoviews("outliers", place.run, data, "--k", 5, *EXACT, "--json").json()

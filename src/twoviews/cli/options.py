@@ -55,6 +55,21 @@ class _OneOrMore(argparse.Action):
         setattr(namespace, self.dest, values[0] if len(values) == 1 else values)
 
 
+def run_option(sub: Parser) -> None:
+    """What commands that only read an encoder take."""
+    sub.add_argument("run", metavar="RUN", help="run directory, timm:NAME, or a folder with an encoder")
+
+
+def near_option(sub: Parser) -> None:
+    """From where on images count as near duplicates."""
+    sub.add_argument(
+        "--threshold",
+        type=float,
+        metavar="COSINE",
+        help="similarity from which on images are near duplicates (default: what changed copies of some of them reach)",
+    )
+
+
 def labels_option(sub: Parser, what: str = "all data") -> None:
     help_text = f"a list whose labels are joined to {what} by id; FILE:SPLIT takes the items of one split"
     sub.add_argument("--labels", metavar="FILE", help=help_text)

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -44,6 +45,18 @@ def print_table(
     Console(width=width, highlight=False, markup=False).print(table)
 
 
+def print_more(count: int, out: str | None, name: str) -> None:
+    """How many rows are not shown, and in which file of an `--out` folder they are."""
+    if count > 0:
+        print(f"and {count:,} more" + (f": {Path(out, name)}" if out else " (--json shows all)"))
+
+
+def print_written(out: str | None, page: str) -> None:
+    """Where the page of an `--out` folder lies."""
+    if out:
+        print(f"written: {Path(out, page)}")
+
+
 def make_narrator(*, quiet: bool) -> Narrator:
     """Silent, rich on a terminal, plain lines elsewhere."""
     if quiet:
@@ -70,7 +83,8 @@ class PlainNarrator(Narrator):
 
         def tick(advance: int = 1, **values: Any) -> None:
             nonlocal done, first, spoken
-            done = advance if done < 0 else done + advance
+            # With several processes `advance` is what all of them did by then, about.
+            done = min(total, max(done, 0) + advance)
             first = done if first < 0 else first
             now = time.monotonic()
             if now - spoken >= PLAIN_EVERY or done == total:
@@ -105,7 +119,8 @@ class RichNarrator(Narrator):
             task = progress.add_task(what, total=total, shown="")
 
             def tick(advance: int = 1, **values: Any) -> None:
-                progress.update(task, advance=advance, shown=_shown(values, progress.tasks[0].speed or 0.0))
+                done, speed = progress.tasks[0].completed + advance, progress.tasks[0].speed
+                progress.update(task, completed=min(total, done), shown=_shown(values, speed or 0.0))
 
             yield tick
 

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from twoviews.compute import choose_compute
+from twoviews.compute import choose_compute_as
 from twoviews.data.checking.scan_report import Alike, Nearness
 from twoviews.data.corpus import Corpus
 from twoviews.data.source import Spec
@@ -45,7 +45,7 @@ def find_alike(
     run = run if isinstance(run, Run) else Run(run)
     info = run.require_finished()
     preprocessing = Preprocessing.of(run.encoder)
-    compute = choose_compute(device="auto", precision=info["precision"], threads=info["threads"], narrator=narrator)
+    compute = choose_compute_as(precision=info["precision"], threads=info["threads"], narrator=narrator)
     encoder = compute.place(load_encoder(run.encoder)).eval()
 
     def vectors(corpus: Corpus) -> NDArray[np.float32]:

@@ -11,6 +11,7 @@ from twoviews.data.source import Item
 from twoviews.errors import RefusedError, UsageError
 from twoviews.jobs.curated_pages import duplicates_page, outliers_page, suspects_page, write_page
 from twoviews.jobs.newfolder import check_place
+from twoviews.jobs.tables import cell
 from twoviews.narrate import Narrator
 from twoviews.run import check_output, write_rows
 
@@ -63,7 +64,7 @@ def write_duplicates(found: "FoundDuplicates", folder: Path, *, narrator: Narrat
     ids, groups = found.collection.embeddings.ids, found.groups
     members = groups.members()
     rows = [
-        {"group": number, "id": ids[row], "similarity": f"{groups.similarity[row]:.4f}", "kept": int(at == 0)}
+        {"group": number, "id": ids[row], "similarity": f"{groups.similarity[row]:.4f}", "kept": cell(at == 0)}
         for number, group in enumerate(members, start=1)
         for at, row in enumerate(group)
     ]
@@ -124,7 +125,7 @@ def write_outliers(found: "FoundOutliers", folder: Path, *, narrator: Narrator) 
             "id": ids[row],
             "distance": f"{distance[row]:.5f}",
             "score": f"{score[row]:.2f}",
-            "outlier": int(far[row]),
+            "outlier": cell(bool(far[row])),
         }
         for rank, row in enumerate(ranked.tolist(), start=1)
     ]
@@ -168,8 +169,8 @@ def suspect_rows(found: "FoundSuspects") -> list[dict[str, Any]]:
 
 
 def suspect_cells(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row of `suspect_rows` as it is shown: rounded, 1 and 0 for what is so or not."""
-    shown = {name: int(value) if isinstance(value, bool) else value for name, value in row.items()}
+    """A row of `suspect_rows` as it is shown: rounded, and as CSV has it."""
+    shown = {name: cell(value) for name, value in row.items()}
     digits = {"score": 2, "neighbours": 3, "probe": 3}
     return shown | {name: f"{row[name]:.{count}f}" for name, count in digits.items()}
 

@@ -11,7 +11,7 @@ import tomli_w
 from torch import nn
 
 from twoviews import distributed
-from twoviews.compute import choose_compute
+from twoviews.compute import choose_compute_as
 from twoviews.config import make_recipe, parse_assignment
 from twoviews.data.corpus import Corpus, load_corpus, read_csv
 from twoviews.data.source import Spec, open_source
@@ -241,7 +241,7 @@ def _answers(
     if not len(corpus):
         raise DataError(f"no item of --test {corpus.spec} that can be read has a label: give other data")
     fingerprint = fingerprint_module(classifier)
-    compute = choose_compute(device="auto", precision=info["precision"], threads=info["threads"], narrator=narrator)
+    compute = choose_compute_as(precision=info["precision"], threads=info["threads"], narrator=narrator)
     compute.place(classifier)
     scores = class_logits(classifier, batches(corpus, preprocessing.views(), compute=compute), compute=compute)
     hits = scores.argmax(1) == corpus.labels

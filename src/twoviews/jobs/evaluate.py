@@ -14,7 +14,7 @@ from typing import Any
 from torch import nn
 
 from twoviews import distributed
-from twoviews.compute import choose_compute
+from twoviews.compute import choose_compute_as
 from twoviews.data.corpus import Corpus
 from twoviews.data.source import Spec
 from twoviews.errors import UsageError
@@ -131,9 +131,10 @@ def evaluate(
     wanted = check_options(o)
     check_comparison(o, train=train, val=val, test=test, labels=labels, exclude=exclude, download=download)
     check_references(o.references, download=download)
-    compute = choose_compute(
+    compute = choose_compute_as(
         device=config.train.device,
-        precision=info["precision"],
+        # Arms that train would crawl through a bf16 that this processor has not.
+        precision="auto" if info["precision"] == "bf16" else info["precision"],
         threads=config.train.threads,
         narrator=narrator,
     )

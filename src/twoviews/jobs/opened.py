@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from twoviews import distributed
-from twoviews.compute import Compute, choose_compute
+from twoviews.compute import Compute, choose_compute_as
 from twoviews.data.assemble import Storage
 from twoviews.data.corpus import Corpus
 from twoviews.data.source import Source, Spec
@@ -107,7 +107,7 @@ class Opened:
 
     def compute(self, *, narrator: Narrator) -> Compute:
         """The device that torch finds, with this precision and these threads."""
-        return choose_compute(device="auto", precision=self.precision, threads=self.threads, narrator=narrator)
+        return choose_compute_as(precision=self.precision, threads=self.threads, narrator=narrator)
 
     def seeing(self, corpus: Corpus) -> "Opened":
         """With the intensity that the images of `corpus` came to, where that was open."""

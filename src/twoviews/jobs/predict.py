@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import nn
 
-from twoviews.compute import choose_compute
+from twoviews.compute import choose_compute_as
 from twoviews.data.source import Spec
 from twoviews.errors import UsageError
 from twoviews.evaluation.certainty import Certainty, items_needed, top_two
@@ -89,7 +89,7 @@ def predict(
     folder = None if sort is None else check_folder(sort, files.values(), overwrite=overwrite)
     preprocessing = Preprocessing.of(run.encoder)
     corpus = preprocessing.load(data, download=download, narrator=narrator)
-    compute = choose_compute(device="auto", precision=info["precision"], threads=info["threads"], narrator=narrator)
+    compute = choose_compute_as(precision=info["precision"], threads=info["threads"], narrator=narrator)
     compute.place(classifier)
     scores = class_logits(classifier, batches(corpus, preprocessing.views(), compute=compute), compute=compute)
     if confidence is None:

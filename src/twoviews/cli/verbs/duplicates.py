@@ -1,7 +1,6 @@
 """`twoviews duplicates`."""
 
 import argparse
-from pathlib import Path
 
 from twoviews.cli.options import (
     Declare,
@@ -9,7 +8,9 @@ from twoviews.cli.options import (
     data_option,
     download_option,
     labels_option,
+    near_option,
     overwrite_option,
+    run_option,
 )
 
 
@@ -17,7 +18,7 @@ def declare(command: Declare) -> None:
     """Its options."""
     example = "twoviews duplicates runs/a photos/ --keep largest --out duplicates/ --manifest kept.csv"
     sub = command("duplicates", "group near duplicates, and list which images to keep", example)
-    sub.add_argument("run", metavar="RUN", help="run directory, timm:NAME, or a folder with an encoder")
+    run_option(sub)
     data_option(sub, "data")
     sub.add_argument(
         "--keep",
@@ -34,19 +35,9 @@ def declare(command: Declare) -> None:
     common_options(sub)
 
 
-def near_option(sub: argparse.ArgumentParser) -> None:
-    """`--threshold`, which outliers and suspects have too."""
-    sub.add_argument(
-        "--threshold",
-        type=float,
-        metavar="COSINE",
-        help="similarity from which on images are near duplicates (default: what changed copies of some of them reach)",
-    )
-
-
 def act(a: argparse.Namespace) -> None:
     """Run it."""
-    from twoviews.cli.output import narrator_of, print_json, print_table
+    from twoviews.cli.output import narrator_of, print_json, print_more, print_table, print_written
     from twoviews.jobs.curate import duplicates
 
     found = duplicates(
@@ -97,18 +88,6 @@ def act(a: argparse.Namespace) -> None:
     print_written(a.out, "duplicates.html")
     if a.manifest:
         print(f"written: {a.manifest}")
-
-
-def print_more(count: int, out: str | None, name: str) -> None:
-    """How many rows are not shown, and where they are."""
-    if count > 0:
-        print(f"and {count:,} more" + (f": {Path(out, name)}" if out else " (--json shows all)"))
-
-
-def print_written(out: str | None, page: str) -> None:
-    """Where the page of an `--out` folder lies."""
-    if out:
-        print(f"written: {Path(out, page)}")
 
 
 def _member(name: str, similarity: float) -> dict[str, object]:

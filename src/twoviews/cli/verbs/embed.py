@@ -10,6 +10,7 @@ from twoviews.cli.options import (
     download_option,
     labels_option,
     overwrite_option,
+    run_option,
 )
 
 
@@ -18,7 +19,7 @@ def declare(command: Declare) -> None:
     sub = command(
         "embed", "write the encoder's vectors, of what is new or has changed", "twoviews embed runs/a photos/ --out v/"
     )
-    sub.add_argument("run", metavar="RUN", help="run directory, timm:NAME, or a folder that timm or twoviews wrote")
+    run_option(sub)
     data_option(sub, "data")
     sub.add_argument("--out", required=True, help="folder for the vectors; given again, only changes are embedded")
     sub.add_argument(

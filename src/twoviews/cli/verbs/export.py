@@ -2,7 +2,7 @@
 
 import argparse
 
-from twoviews.cli.options import Declare, common_options, data_option, download_option
+from twoviews.cli.options import Declare, common_options, data_option, download_option, run_option
 
 
 def declare(command: Declare) -> None:
@@ -10,7 +10,7 @@ def declare(command: Declare) -> None:
     sub = command(
         "export", "write the encoder for use without twoviews", "twoviews export runs/a --format onnx --out taken/"
     )
-    sub.add_argument("run", metavar="RUN", help="run directory, timm:NAME, or a folder of an encoder")
+    run_option(sub)
     sub.add_argument(
         "--format",
         required=True,

@@ -8,15 +8,16 @@ from twoviews.cli.options import (
     data_option,
     download_option,
     labels_option,
+    near_option,
     overwrite_option,
+    run_option,
 )
-from twoviews.cli.verbs.duplicates import near_option, print_more, print_written
 
 
 def declare(command: Declare) -> None:
     """Its options."""
     sub = command("outliers", "list images that are far from all others", "twoviews outliers runs/a photos/ --out far/")
-    sub.add_argument("run", metavar="RUN", help="run directory, timm:NAME, or a folder with an encoder")
+    run_option(sub)
     data_option(sub, "data")
     sub.add_argument(
         "--k", type=int, default=20, metavar="N", help="neighbours that are looked at (default: %(default)s)"
@@ -31,7 +32,7 @@ def declare(command: Declare) -> None:
 
 def act(a: argparse.Namespace) -> None:
     """Run it."""
-    from twoviews.cli.output import narrator_of, print_json, print_table
+    from twoviews.cli.output import narrator_of, print_json, print_more, print_table, print_written
     from twoviews.jobs.curate import outliers
 
     found = outliers(

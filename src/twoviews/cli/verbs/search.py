@@ -2,14 +2,14 @@
 
 import argparse
 
-from twoviews.cli.options import DATA_HELP, Declare, common_options, download_option
+from twoviews.cli.options import DATA_HELP, Declare, common_options, download_option, run_option
 
 
 def declare(command: Declare) -> None:
     """Its options."""
     example = "twoviews search runs/a cat.jpg --in photos/ --top 20 --out found.html"
     sub = command("search", "find images like an image", example)
-    sub.add_argument("run", metavar="RUN", help="run directory, timm:NAME, or a folder that timm or twoviews wrote")
+    run_option(sub)
     sub.add_argument(
         "queries",
         metavar="QUERY",

@@ -2,14 +2,14 @@
 
 import argparse
 
-from twoviews.cli.options import Declare, common_options, data_option, download_option, labels_option
+from twoviews.cli.options import Declare, common_options, data_option, download_option, labels_option, run_option
 
 
 def declare(command: Declare) -> None:
     """Its options."""
     example = "twoviews suggest runs/a photos/ --count 50 --out to_label.csv --page to_label.html"
     sub = command("suggest", "say which images to label next", example)
-    sub.add_argument("run", metavar="RUN", help="run directory, timm:NAME, or a folder with an encoder")
+    run_option(sub)
     data_option(sub, "data")
     labels_option(sub)
     sub.add_argument(

@@ -8,16 +8,17 @@ from twoviews.cli.options import (
     data_option,
     download_option,
     labels_option,
+    near_option,
     overwrite_option,
+    run_option,
 )
-from twoviews.cli.verbs.duplicates import near_option, print_more, print_written
 
 
 def declare(command: Declare) -> None:
     """Its options."""
     example = "twoviews suspects runs/a photos/ --labels labels.csv --out suspects/"
     sub = command("suspects", "list labels that do not fit their images", example)
-    sub.add_argument("run", metavar="RUN", help="run directory, timm:NAME, or a folder with an encoder")
+    run_option(sub)
     data_option(sub, "data")
     sub.add_argument("--k", type=int, default=20, metavar="N", help="neighbours that are asked (default: %(default)s)")
     near_option(sub)
@@ -31,7 +32,7 @@ def declare(command: Declare) -> None:
 
 def act(a: argparse.Namespace) -> None:
     """Run it."""
-    from twoviews.cli.output import narrator_of, print_json, print_table
+    from twoviews.cli.output import narrator_of, print_json, print_more, print_table, print_written
     from twoviews.jobs.curate import suspects
     from twoviews.jobs.curated import suspect_cells, suspect_rows
     from twoviews.search.suspects import SUSPECT

@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from twoviews.cli.options import Declare, common_options, data_option, download_option, overwrite_option
+from twoviews.cli.options import Declare, common_options, data_option, download_option, overwrite_option, run_option
 from twoviews.cli.verbs.predict import answer_options, check_answers, print_counts, print_rows
 
 
@@ -12,7 +12,7 @@ def declare(command: Declare) -> None:
     sub = command(
         "tag", "tag images as a handful of examples are", "twoviews tag timm:resnet18 photos/ --examples handful/"
     )
-    sub.add_argument("run", metavar="RUN", help="run directory, timm:NAME, or a folder with an encoder")
+    run_option(sub)
     data_option(sub, "data")
     data_option(
         sub,
