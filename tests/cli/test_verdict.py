@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from twoviews.evaluation.compare import Comparison
+from twoviews.jobs import trained
 from twoviews.jobs.records import read_records
 from twoviews.run import Run
 
@@ -155,6 +156,52 @@ def test_another_run_as_reference(run: Path, place: Any, evaluate: Callable[...,
             assert rows[names[1], budget, seed] == rows["finetune", budget, seed]
     assert results["protocol"]["references"][str(place.run)]["sha256"]
     assert {found["against"] for found in results["verdict"]["others"]} >= set(names[:1])
+
+
+def test_a_reference_that_has_seen_the_test_set(
+    run: Path,
+    place: Any,
+    evaluate: Callable[..., Any],
+    twoviews: Command,
+    tiny: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With its labels: not measured. Without: told. A folder's name is none of timm's."""
+    barely = ("--epochs", 1, "--batch-size", 16, "--encoder", "convnet_tiny", *tiny)
+    for name, further in (("learnt", ("--set", "method.name=supervised")), ("saw", ())):
+        made = twoviews("pretrain", place.test, "--out", tmp_path / name, *barely, *further)
+        assert made.code == 0, made.err
+    monkeypatch.chdir(tmp_path)
+    found = evaluate(run, *FEW, "--arms", "linear", "--reference", "learnt", "--reference", "saw")
+    results = whole(found)
+    assert {row["arm"] for row in results["rows"]} == {"linear", "reference-linear:./saw"}
+    assert any(
+        "learnt was not measured: 40 of 40 test items were among the images whose labels" in text
+        for text in results["cut"]
+    )
+    assert "40 of 40 test items were among the unlabelled images" in results["protocol"]["references"]["./saw"]["seen"]
+    assert "saw: 40 of 40" in found.err
+    assert "ublic weights" not in results["verdict"]["sentence"]
+
+
+def test_few_labels_make_a_teacher_with_the_fixed_rate(
+    run: Path, evaluate: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Below five labels a class nothing that validation chose is used, and no teacher is trained twice."""
+    plans: list[Any] = []
+    fit = trained.fit_classifier
+
+    def watched(*inputs: Any, plan: Any, **named: Any) -> Any:
+        plans.append((plan.lr, named["targets"] is None))
+        return fit(*inputs, plan=plan, **named)
+
+    monkeypatch.setattr(trained, "fit_classifier", watched)
+    rates = ("--set", "evaluate.lrs=[1e-4,2e-4]", "--set", "evaluate.fixed_lr=3e-4")
+    arms = ("--arms", "finetune,distill", "--labels-per-class", "1,5", "--trained-at", "1,5", "--seeds", "2")
+    whole(evaluate(run, *rates, *arms))
+    assert [lr for lr, _ in plans].count(3e-4) == 4
+    assert [from_labels for _, from_labels in plans[-8:]] == [True, False] * 4  # two budgets, two seeds
 
 
 def test_weights_that_cannot_be_had_are_said(run: Path, evaluate: Callable[..., Any]) -> None:

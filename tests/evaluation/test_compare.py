@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from twoviews.errors import UsageError
+from twoviews.errors import DataError, UsageError
 from twoviews.evaluation.compare import (
     ARMS,
     DEFAULT_ARMS,
@@ -67,6 +67,24 @@ def test_without_validation_nothing_is_tried():
     assert selection_budget(comparison.split, (1, 2), (5, "all")) is None
     assert selection_budget(split_of(), (1, 2), (5, "all")) == 5
     assert selection_budget(split_of(), (1,), (5, "all")) is None
+
+
+def test_a_training_that_diverged_is_not_chosen_and_is_named():
+    """A setting of 60 errs 60 times; of None, gives what is not finite."""
+
+    def fit(indices, setting, *, seed, budget, trial):
+        if setting is None:
+            return Fitted(np.full((30, 3), np.nan), lambda: np.full((30, 3), np.nan))
+        return Fitted(scores(LABELS[:30], wrong=setting), lambda: scores(LABELS[:30], wrong=setting))
+
+    arm = Arm("finetune", fit, settings=(None, 29), fixed=None)
+    comparison = Comparison(split_of())
+    assert comparison.choose(arm, (5,), (0,)) == 29
+    assert [trial["val_score"] for trial in comparison.chosen["finetune"]["trials"]] == [0.0, round(1 / 30, 4)]
+    with pytest.raises(
+        DataError, match=r"finetune gave scores .* with 1 labels a class \(seed 0, None\).*evaluate\.lrs"
+    ):
+        comparison.run_arm(arm, 1, 0)
 
 
 def test_every_row_has_accuracy_and_the_macro_scores():

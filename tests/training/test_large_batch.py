@@ -5,11 +5,12 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from twoviews.compute import mixed_seed
-from twoviews.methods import Method
-from twoviews.training.large_batch import accumulate_gradients
+from twoviews.encoders import build_encoder
+from twoviews.methods import Method, build_method
+from twoviews.training.large_batch import accumulate_gradients, synchronise_norms
 from twoviews.training.optim import build_optimizer, parameter_groups
 
 BATCH, CHUNK = 1024, 64
@@ -201,3 +202,18 @@ def test_comparison_is_in_single_precision_under_autocast(worker: ModuleType) ->
     assert seen == [torch.float32] * 2
     assert done.step.loss.dtype == torch.float32
     assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in method.parameters())
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mobilenetv2_035", "efficientnet_b0"])
+def test_norms_over_all_processes_leave_the_network_what_it_was(name: str) -> None:
+    method = build_method("byol", build_encoder(name, image_size=32), options={})
+    weights, state = [*method.parameters()], list(method.state_dict())
+    images = torch.rand(2, 3, 32, 32)
+    before = method.eval().encoder(images)
+    synchronise_norms(method)
+    assert torch.equal(method.encoder(images), before)
+    assert [id(p) for p in method.parameters()] == [id(p) for p in weights]
+    assert list(method.state_dict()) == state
+    norms = [module for module in method.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    assert norms
+    assert all(isinstance(norm, nn.SyncBatchNorm) for norm in norms)

@@ -61,12 +61,18 @@ def fetch(corpus: Corpus, indices: ArrayLike, *, device: torch.device | str) -> 
     if target.type == "cuda":
         # Page-locked memory is sent while the host goes on; torch does not use it again before it has been sent.
         values = torch.empty(len(at), *corpus.values.shape[1:], dtype=torch.uint8, pin_memory=True)
-        np.take(corpus.values, at, axis=0, out=values.numpy())
+        # `clip` changes no row, as all are there, and writes without a copy in between.
+        np.take(corpus.values, at, axis=0, out=values.numpy(), mode="clip")
         values = values.to(target, non_blocking=True)
     else:
         # Indexing copies, so the tensor owns its memory even where the corpus is memory-mapped or a read-only view.
         values = torch.from_numpy(np.ascontiguousarray(corpus.values[at])).to(target)
     return Batch(values, torch.from_numpy(corpus.sizes[at]), torch.from_numpy(at.copy()))
+
+
+def sent_pinned(values: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """On the device, by way of page-locked memory where that lets the host go on."""
+    return values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values.to(device)
 
 
 @lru_cache(maxsize=2)

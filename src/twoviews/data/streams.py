@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 
 from twoviews.data.corpus import Corpus
-from twoviews.data.loading import Batch, batch_indices, fetch, steps_per_epoch
+from twoviews.data.loading import Batch, batch_indices, fetch, sent_pinned, steps_per_epoch
 from twoviews.errors import DataError, UsageError
 
 _Numbers = NDArray[np.int64]
@@ -92,7 +92,7 @@ class Streams:
         second = fetch(self.labelled, (numbers[~of_pool] - self.pool_size) % len(self.labelled), device="cpu")
         order = torch.from_numpy(np.argsort(np.argsort(~of_pool, kind="stable"), kind="stable"))
         return Batch(
-            torch.cat([first.values, second.values])[order].to(device),
+            sent_pinned(torch.cat([first.values, second.values])[order], torch.device(device)),
             torch.cat([first.sizes, second.sizes])[order],
             torch.from_numpy(numbers.copy()),
         )

@@ -185,6 +185,12 @@ class Comparison:
         indices = self.split.subset(budget, seed)
         fitted = arm.fit(indices, setting, seed=seed, budget=budget, trial=False)
         scores, truth, classes = fitted.test(), self.split.test, self.split.classes
+        if not (np.isfinite(scores).all() and np.isfinite(fitted.val).all()):
+            labels = "all labels" if budget == "all" else f"{budget} labels a class"
+            raise DataError(
+                f"{arm.name} gave scores that are not finite with {labels} (seed {seed}, {setting}), so its "
+                "training diverged: give lower rates, --set evaluate.lrs=..., or leave it out of --arms"
+            )
         predicted = scores.argmax(1)
         if keep_model and fitted.model is not None:
             self.models[arm.name, budget, seed] = fitted.model
@@ -239,6 +245,8 @@ class Comparison:
             self.shippable.append(key)
 
     def _on_validation(self, scores: np.ndarray) -> float:
+        if not np.isfinite(scores).all():
+            return 0.0  # a training that diverged wins nothing, not even a tie at chance
         return score(self.split.val, scores.argmax(1), classes=len(self.split.classes), metric=self.metric)
 
 

@@ -46,7 +46,7 @@ def arm_words(arm: str) -> str:
 def reference_words(arm: str) -> str:
     """Whose encoder a reference arm has: a name of timm is public weights, a path may be anything."""
     name = arm.partition(":")[2]
-    public = "/" not in name or name.startswith(("timm:", "timm/", "hf-hub:", "hf_hub:"))
+    public = not {"/", "="} & set(name) or name.startswith(("timm:", "timm/", "hf-hub:", "hf_hub:"))
     return f"public weights ({name})" if public else f"the reference ({name})"
 
 

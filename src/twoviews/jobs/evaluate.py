@@ -17,6 +17,7 @@ from twoviews import distributed
 from twoviews.compute import choose_compute_as
 from twoviews.data.corpus import Corpus
 from twoviews.data.source import Spec
+from twoviews.encoders.public import Absent
 from twoviews.errors import UsageError
 from twoviews.evaluation.compare import (
     REFERENCE_ARMS,
@@ -320,12 +321,18 @@ def _references(
     # Labels that the run was trained on are read as it read them.
     own = room.info.get("labelled") or {}
     read = {n: (own.get("spec"), own.get("labels")) if s is None else (s, labels) for n, s in specs.items()}
-    grounds = {}
+    grounds, facts = {}, {}
     for reference in references:
         parts = reference.decode(room.ground.parts, read, storage=storage, download=download, narrator=room.narrator)
+        seen = reference.seen(parts["test"], download=download, narrator=room.narrator)
+        if isinstance(seen, Absent):
+            absent.append(f"reference {reference.name} was not measured: {seen.reason}")
+            room.narrator.warn(absent[-1])
+            continue
         clean = reference.views
         grounds[reference.name] = Ground(reference.module, parts, clean, room.augmented_like(clean))
-    return grounds, {reference.name: reference.facts for reference in references}, absent
+        facts[reference.name] = reference.facts | ({"seen": seen} if seen else {})
+    return grounds, facts, absent
 
 
 def _planned(found: tuple[Any, list[int], list[str]]) -> dict[str, Any]:

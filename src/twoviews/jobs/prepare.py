@@ -19,6 +19,7 @@ from twoviews.jobs.parts import Parts
 from twoviews.jobs.teacher import Teacher, hand_over_teacher
 from twoviews.methods import METHODS, Method, build_method
 from twoviews.narrate import Narrator
+from twoviews.training.large_batch import synchronise_norms
 from twoviews.training.loop import Evaluator, Online, Plan
 from twoviews.training.online_probe import OnlineProbe
 from twoviews.training.optim import build_optimizer, parameter_groups, scaled_lr
@@ -93,7 +94,7 @@ def assemble(config: Recipe, parts: Parts, *, encoder: nn.Module | None, narrato
         )
     method = build_method(config.method.name, built, options=config.method.options)
     if train.bn_group == "global" and distributed.size() > 1:
-        method = nn.SyncBatchNorm.convert_sync_batchnorm(method)
+        synchronise_norms(method)
     compute.place(method)
     # One seed gives one start everywhere, but a module of the user's own may have been made without it.
     distributed.broadcast_([*method.parameters(), *method.buffers()])

@@ -17,8 +17,10 @@ from twoviews.data.source import Spec
 from twoviews.encoders import Encoder, load_encoder
 from twoviews.encoders.public import Absent, Repeated, TimmWeights
 from twoviews.errors import DataError, UsageError
+from twoviews.jobs.copies import Seen
 from twoviews.jobs.named import asked_size, find_weights
 from twoviews.jobs.opened import Preprocessing, known_encoder, load_at_size
+from twoviews.jobs.overlap import apart_from_training
 from twoviews.jobs.reading import load_shared
 from twoviews.narrate import Narrator
 from twoviews.run import Run
@@ -30,7 +32,7 @@ from twoviews.views.policies import Views
 class Reference:
     """An encoder that was not trained here, and all that a comparison needs to use and to name it.
 
-    name           as it was asked for; of the arms `reference-linear:NAME` and `reference-finetune:NAME`
+    name           as it was asked for, a folder's with a slash; arms `reference-linear:NAME`, `reference-finetune:NAME`
     preprocessing  how it wants images: size, storage of the decoded data, mean and std for views
     architecture   the network's name, with the tag of public weights
     origin, licence, input   in words
@@ -91,6 +93,24 @@ class Reference:
                 decoded[key] = load_shared(spec, self.storage, labels=labels, download=download, narrator=narrator)
             found[name] = self._aligned(decoded[key], part, name=name)
         return found
+
+    def seen(self, test: Corpus, *, download: bool = False, narrator: Narrator) -> str | Absent:
+        """How much of test a run was trained on, in words; nothing to say of what is no run.
+
+        `test` as `decode` gives it. Absent where its labels were among it, or those of a group of it.
+        """
+        if self.run is None:
+            return ""
+        try:
+            with distributed.one_before_others():
+                apart = apart_from_training(self.run, Seen(test), download=download, narrator=narrator)
+        except DataError as error:
+            return Absent(str(error))
+        if apart.excluded:
+            return Absent(f"there are {' and '.join(apart.excluded)}")
+        if apart.transductive:
+            narrator.warn(f"reference {self.name}: {apart.words}")
+        return apart.words
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -162,7 +182,8 @@ def load_references(
         if isinstance(found, TimmWeights):
             reference = _from_timm(name, found, image_size, storage=storage, sizes=sizes)
         else:
-            reference = _from_folder(name, found, image_size, storage=storage)
+            # A name without a slash is one of timm's, wherever it is read.
+            reference = _from_folder(name if "/" in name else f"./{name}", found, image_size, storage=storage)
         distributed.require_equal(reference.sha256, f"reference {name}")
         narrator.say(
             f"reference {name}: {reference.architecture}, {reference.parameters / 1e6:.1f} M parameters, "

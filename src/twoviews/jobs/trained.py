@@ -10,7 +10,7 @@ from torch import nn
 
 from twoviews import distributed
 from twoviews.data.corpus import Corpus
-from twoviews.evaluation.compare import Arm, Budget, Fitted, selection_budget
+from twoviews.evaluation.compare import Arm, Budget, Fitted, fixed_budget, selection_budget
 from twoviews.evaluation.features import frozen
 from twoviews.evaluation.finetune import Classifier, FitPlan, class_logits, fit_classifier
 from twoviews.evaluation.probe import fit_probe
@@ -122,8 +122,8 @@ class Trained:
         chosen: Mapping[str, dict[str, Any]],
     ) -> Classifier:
         """The encoder fine-tuned on these labels; the last one is kept, as `finetune` runs just before."""
-        of_finetune = chosen.get("finetune", {"setting": None})["setting"]
-        setting = of_finetune or {"lr": self.options.fixed_lr, "stop": 1.0}
+        found = None if fixed_budget(budget) else chosen.get("finetune", {"setting": None})["setting"]
+        setting = found or {"lr": self.options.fixed_lr, "stop": 1.0}
         key = _key(budget, seed, setting)
         if self._teacher is None or self._teacher[0] != key:
             fitted = self._fitted("finetune", indices, setting, seed=seed, length=length, follow=False)

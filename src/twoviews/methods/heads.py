@@ -10,8 +10,8 @@ from torch import nn
 def projection_head(in_features: int, *, layers: int, width: int, out_features: int) -> nn.Sequential:
     """SimCLR's head: `layers` linear layers, each with BatchNorm, ReLU between; (B, in) -> (B, out).
 
-    As in the authors' code, every layer is normalised, the last one without offset (Chen et al. 2020, section 2.1;
-    v2 uses three layers: Chen et al. 2020b, section 2).
+    As in the authors' code, every layer is normalised (Chen et al. 2020, section 2.1; v2 uses three layers: Chen et al.
+    2020b, section 2); the last one without offset, as there, and without scale, as in MoCo v3's code.
     """
     return normalised_head([in_features, *[width] * (layers - 1), out_features], last="norm")
 

@@ -1,17 +1,18 @@
 """MoCo v3: a predictor, momentum keys of the same batch as negatives, both directions; no queue.
 
-Chen, Xie & He 2021, "An Empirical Study of Training Self-Supervised Vision Transformers", section 3.
+Chen, Xie & He 2021, "An Empirical Study of Training Self-Supervised Vision Transformers", section 3. The
+heads are those of the authors' ResNets; for vision transformers they take deeper ones and freeze the patch projection,
+which this does not.
 """
 
 import math
 from collections.abc import Sequence
-from functools import partial
 from typing import Annotated
 
 from pydantic import Field
 from torch import Tensor, nn
 
-from twoviews.losses.info_nce import key_info_nce, key_info_nce_with_accuracy
+from twoviews.losses.info_nce import key_info_nce_with_accuracy
 from twoviews.methods.heads import normalised_head
 from twoviews.methods.method import Method, Projections, Step
 from twoviews.methods.momentum import follow, rising, slow_copy
@@ -53,10 +54,17 @@ class MoCoV3(Method):
 
     def compare(self, projections: Projections, labels: Tensor | None = None) -> Step:
         queries, keys = listed("query", projections), listed("key", projections)
-        # 2 T: so that the size of the gradient does not depend on the temperature (section 3, algorithm 1).
-        loss = over_targets(queries, keys, partial(key_info_nce, temperature=self.temperature))
-        _, accuracy = key_info_nce_with_accuracy(queries[0].detach(), keys[1], temperature=self.temperature)
-        return Step(2 * self.temperature * loss, {"contrastive_accuracy": accuracy})
+        accuracies: list[Tensor] = []
+
+        def loss_of(query: Tensor, key: Tensor) -> Tensor:
+            loss, accuracy = key_info_nce_with_accuracy(query, key, temperature=self.temperature)
+            accuracies.append(accuracy.detach())
+            return loss
+
+        # 2 T: so that the size of the gradient does not depend on the temperature (section 3, algorithm 1, which adds
+        # the two directions where this takes their mean).
+        loss = 2 * self.temperature * over_targets(queries, keys, loss_of)
+        return Step(loss, {"contrastive_accuracy": accuracies[0]})
 
     def after_step(self, projections: Projections, progress: float) -> None:
         momentum = rising(self.momentum, progress)

@@ -15,9 +15,7 @@ def slow_copy(module: nn.Module) -> nn.Module:
 @torch.no_grad()
 def follow(slow: nn.Module, fast: nn.Module, *, momentum: float) -> None:
     """slow = momentum slow + (1 - momentum) fast, for every parameter; buffers are the slow module's own."""
-    pairs = zip(slow.parameters(), fast.parameters(), strict=True)
-    for mine, theirs in pairs:
-        mine.lerp_(theirs, 1 - momentum)
+    torch._foreach_lerp_([*slow.parameters()], [*fast.parameters()], 1 - momentum)
 
 
 def rising(base: float, progress: float) -> float:

@@ -194,6 +194,16 @@ def _share(norm: _BatchNorm) -> float:
     return 0.0 if norm.num_batches_tracked is None else 1 / int(norm.num_batches_tracked)
 
 
+def synchronise_norms(module: nn.Module) -> None:
+    """Make every BatchNorm in a module one over the whole batch of all processes; the weights stay the same objects.
+
+    By timm's conversion: torch's takes the activation away from layers that are BatchNorm and activation in one.
+    """
+    from timm.layers.norm_act import convert_sync_batchnorm
+
+    convert_sync_batchnorm(module)  # type: ignore[no-untyped-call]
+
+
 def copied(tensors: Sequence[Tensor]) -> list[Tensor]:
     """Copies, bit for bit; a kernel a list, where tensors are alike."""
     copies = [torch.empty_like(tensor) for tensor in tensors]

@@ -27,6 +27,7 @@ from twoviews.training.checkpoint import save_checkpoint
 from twoviews.training.large_batch import accumulate_gradients, copied, copy_back
 from twoviews.training.online_probe import VIEW, OnlineProbe
 from twoviews.training.optim import schedule
+from twoviews.views.draws import sent
 from twoviews.views.multicrop import AnyViews, MultiCrop
 from twoviews.views.policies import Views
 
@@ -106,7 +107,7 @@ def train_step(
         count=count,
         bn_group=plan.bn_group,
         micro_batch=plan.micro_batch,
-        labels=torch.from_numpy(streams.labels(mine)).to(compute.device) if method.uses_labels else None,
+        labels=sent(torch.from_numpy(streams.labels(mine)), compute.device) if method.uses_labels else None,
         seed=(plan.seed << 32) + step,
         forward=forward,
         autocast=compute.autocast,
@@ -155,7 +156,7 @@ def _teach(
         h = encoder(pictures)
     for module, training in modes:
         module.training = training
-    return online.probe.learn(h, torch.from_numpy(streams.labels(numbers)).to(compute.device))
+    return online.probe.learn(h, sent(torch.from_numpy(streams.labels(numbers)), compute.device))
 
 
 def train(
