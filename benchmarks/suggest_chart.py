@@ -16,7 +16,7 @@ RESULTS = Path(__file__).parent / "results"
 PANELS = (
     ("digits", "suggest-digits.json"),
     ("clothing10", "suggest-clothing10.json"),
-    ("CIFAR-10, weak encoder", "suggest-cifar10.json"),
+    ("CIFAR-10", "suggest-cifar10.json"),
 )
 LOOKS = (("typical", "circle"), ("diverse", "square"), ("uncertain", "triangle"), ("mixed", "diamond"))
 COLOURS = ("#0072b2", "#9a6a00", "#c2410c", "#1a1a1a")
