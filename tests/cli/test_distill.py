@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 
 from twoviews.config import Recipe, make_recipe
 from twoviews.data.corpus import load_corpus
+from twoviews.data.source import open_source
 from twoviews.errors import DataError
 from twoviews.jobs import pretrain
 from twoviews.jobs.classifier import load_classifier
@@ -26,7 +27,7 @@ from twoviews.jobs.distill import _stored_side, compare_with_teacher
 from twoviews.jobs.parts import Parts
 from twoviews.jobs.teacher import as_taught
 from twoviews.narrate import Narrator
-from twoviews.run import Run, read_lines
+from twoviews.run import Run, read_lines, write_rows
 
 STEPS = 30
 
@@ -251,6 +252,21 @@ def test_the_test_set_is_held_against_what_was_trained_on(
     assert (seen["teacher_images"], seen["teacher_labels"]) == (60, None)
     assert "not known whether test items are among the labelled images that the teacher comes from" in heard.said
     assert len(heard.warned) == 2
+
+
+def test_groups_of_the_test_are_the_independent_ones(student: tuple[Path, Any], digits: Path, tmp_path: Path) -> None:
+    source = open_source("digits:test")
+    rows = [{"file_name": source[at].id, "group": at // 10} for at in range(len(source))]
+    write_rows(tmp_path / "groups.csv", rows, columns=["file_name", "group"])
+    run = Run(shutil.copytree(student[0], tmp_path / "run"))
+    found = compare_with_teacher(run, Run(digits), "digits:test", labels=tmp_path / "groups.csv", narrator=Narrator())
+    d, before = found["difference"], Run(student[0]).info()["distillation"]["difference"]
+    assert d["interval"] == (
+        "95 %: t interval over 60 groups of items, a group being one observation (Cochran 1977, chapter 9A)"
+    )
+    assert d["student_less_teacher"] == before["student_less_teacher"]
+    assert (d["low"], d["high"]) != (before["low"], before["high"])
+    assert d["low"] < d["student_less_teacher"] < d["high"]
 
 
 def copy_of(run: Path, path: Path) -> Path:

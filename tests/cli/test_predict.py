@@ -18,7 +18,8 @@ from scipy.special import softmax
 
 from twoviews.evaluation.calibration import fit_temperature
 from twoviews.evaluation.certainty import Certainty
-from twoviews.jobs.classifier import load_certainty, load_classifier
+from twoviews.jobs import classifier as classifier_module
+from twoviews.jobs.classifier import load_certainty, load_classifier, save_classifier
 from twoviews.jobs.sorting import LIST, sort_into
 from twoviews.run import Run
 
@@ -164,6 +165,65 @@ class TestCalibrated:
         run = shutil.copytree(judged, tmp_path / "run")
         (run / "classifier" / "validation.csv").write_text(text)
         refused(twoviews("predict", run, place.test), 2, "validation.csv cannot be read", "twoviews evaluate")
+
+    @pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
+    def test_a_classifier_cut_off(self, judged: Path, place: Any, twoviews: Command, tmp_path: Path, name: str) -> None:
+        run = shutil.copytree(judged, tmp_path / "run")
+        path = run / "classifier" / name
+        path.write_bytes(path.read_bytes()[:100])
+        refused(twoviews("predict", run, place.test), 2, f"{path} cannot be read", f"run twoviews evaluate {run} again")
+        path.unlink()
+        refused(twoviews("predict", run, place.test), 2, f"twoviews evaluate {run}")
+
+    def test_a_student_cut_off(self, judged: Path, place: Any, twoviews: Command, tmp_path: Path) -> None:
+        """An evaluation would leave it as it is."""
+        run = shutil.copytree(judged, tmp_path / "run")
+        path = run / "classifier" / "config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"arm": "distillation"}))
+        (run / "classifier" / "model.safetensors").unlink()
+        refused(twoviews("predict", run, place.test), 2, "train the student again with twoviews distill")
+
+    @pytest.mark.parametrize("cut", ["save_file", "rename"])
+    def test_replaced_whole_or_not_at_all(
+        self, judged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cut: str
+    ) -> None:
+        run = Run(shutil.copytree(judged, tmp_path / "run"))
+        before = {path.name: path.read_bytes() for path in run.classifier.iterdir()}
+        there = set(run.path.iterdir())
+        fitted, classes = load_classifier(run)
+
+        def save() -> None:
+            save_classifier(
+                run.classifier,
+                probe=None,
+                classifier=fitted,
+                encoder=run.encoder,
+                classes=classes,
+                facts={"arm": "new"},
+            )
+
+        def whole() -> list[dict[str, bytes]]:
+            hidden = run.path.glob(f".{run.classifier.name}.*")
+            folders = [folder for folder in (run.classifier, *hidden) if folder.is_dir()]
+            return [{path.name: path.read_bytes() for path in folder.iterdir()} for folder in folders]
+
+        rename = Path.rename
+
+        def killed(*arguments: Any) -> Any:
+            if cut == "rename" and arguments[1] != run.classifier:
+                return rename(*arguments)
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(
+                *((classifier_module, "save_file", killed) if cut == "save_file" else (Path, "rename", killed))
+            )
+            with pytest.raises(KeyboardInterrupt):
+                save()
+        assert before in whole()
+        save()
+        assert json.loads((run.classifier / "config.json").read_text())["arm"] == "new"
+        assert set(run.path.iterdir()) == there
 
     @pytest.mark.parametrize("certainty", ["0", "1", "95"])
     def test_no_share(self, judged: Path, place: Any, twoviews: Command, certainty: str) -> None:

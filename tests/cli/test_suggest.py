@@ -114,6 +114,66 @@ def test_other_columns_and_rows_go_along(place: Any, twoviews: Command, here: Pa
     assert len(rows) == 11
 
 
+class TestOneFileForBoth:
+    """`--labels` and `--out` alike: the file is somebody's, and grows."""
+
+    def suggest(self, place: Any, twoviews: Command, name: str, *options: object) -> list[str]:
+        arguments = ("--count", 5, "--labels", name, "--out", name.partition(":")[0], *options)
+        outcome = twoviews("suggest", place.run, place.unlabelled, *arguments, "--json")
+        assert outcome.code == 0, outcome.err
+        return [row["id"] for row in outcome.json()["chosen"]]
+
+    def test_every_row_stays(self, place: Any, twoviews: Command, here: Path) -> None:
+        lines = [f"./{row:02d},{CLASSES[row % 4] if row < 6 else ''},ward{row % 3}" for row in reversed(range(24))]
+        (here / "mine.csv").write_text("\n".join(["file_name,label,group", *lines]) + "\n", encoding="utf-8")
+        chosen = self.suggest(place, twoviews, "mine.csv")
+        header, *after = (here / "mine.csv").read_bytes().decode().split("\n")[:-1]
+        assert header == "file_name,label,group,why"
+        assert [line.rpartition(",")[0] for line in after] == lines
+        rows = rows_of(here / "mine.csv")
+        assert {row["file_name"] for row in rows if row["why"]} == {f"./{name}" for name in chosen}
+        assert all(row["why"] == "" for row in rows if row["label"])
+        again = self.suggest(place, twoviews, "mine.csv")
+        assert not set(again) & set(chosen)
+        assert len(rows_of(here / "mine.csv")) == 24
+
+    @pytest.mark.parametrize(("name", "mark", "end"), [("metadata.csv", "\ufeff", "\r\n"), ("metadata.tsv", "", "\n")])
+    def test_every_column_stays(
+        self, place: Any, twoviews: Command, here: Path, name: str, mark: str, end: str
+    ) -> None:
+        tab = "\t" if name.endswith(".tsv") else ","
+        lines = [tab.join((f"{row:02d}", f'"blur{tab}ré"', CLASSES[row % 4])) for row in range(6)]
+        text = mark + end.join([tab.join(("file_name", "comment", "label")), *lines]) + end
+        (here / name).write_bytes(text.encode())
+        chosen = self.suggest(place, twoviews, name)
+        after = (here / name).read_bytes().decode().split(end)
+        assert after[0] == mark + tab.join(("file_name", "comment", "label", "why"))
+        assert after[1:7] == [line + tab for line in lines]
+        assert [line.split(tab)[:3] for line in after[7:-1]] == [[item, "", ""] for item in chosen]
+        assert all(line.split(tab)[3] for line in after[7:-1])
+        assert after[-1] == ""
+
+    def test_rows_of_other_splits_stay(self, place: Any, twoviews: Command, here: Path) -> None:
+        lines = [
+            f"{row:02d},{CLASSES[row % 4] if row < 6 else ''},{'test' if row > 20 else 'train'}" for row in range(24)
+        ]
+        (here / "mine.csv").write_text("\n".join(["file_name,label,split", *lines]) + "\n", encoding="utf-8")
+        chosen = self.suggest(place, twoviews, "mine.csv:train")
+        after = (here / "mine.csv").read_text(encoding="utf-8").splitlines()[1:]
+        assert [line.rpartition(",")[0] for line in after] == lines
+        assert max(chosen) <= "20"
+
+    def test_what_cannot_keep_its_rows(self, place: Any, twoviews: Command, here: Path) -> None:
+        (here / "mine.jsonl").write_text('{"file_name": "00", "label": "a"}\n', encoding="utf-8")
+        (here / "groups.csv").write_text("file_name,group\n00,ward\n", encoding="utf-8")
+        for name, problem in (("mine.jsonl", "is no .csv or .tsv"), ("groups.csv", "has no column label to fill in")):
+            before = (here / name).read_bytes()
+            outcome = twoviews("suggest", place.run, place.unlabelled, "--labels", name, "--out", name)
+            refused(outcome, 6, f"{name} {problem}", "choose another --out")
+            assert "embed" not in outcome.err
+            assert (here / name).read_bytes() == before
+
+
 def test_labels_of_the_data(place: Any, twoviews: Command, here: Path) -> None:
     refused(
         twoviews("suggest", place.run, place.train, "--count", 5),

@@ -11,7 +11,10 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import timm
+import torch
 from PIL import Image
+from timm.models import save_for_hf
 
 import twoviews as tv
 from twoviews.data.source import open_source
@@ -64,6 +67,15 @@ def collection(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str
         draw(folder / f"{number:02d}.png", tags, rng)
         truth[f"{number:02d}.png"] = set(tags)
     return folder, truth
+
+
+@pytest.fixture(scope="session")
+def network(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that timm wrote."""
+    torch.manual_seed(1)
+    folder = tmp_path_factory.mktemp("timm") / "test_resnet"
+    save_for_hf(timm.create_model("test_resnet", num_classes=7).eval(), str(folder), safe_serialization=True)
+    return folder
 
 
 def manifest(folder: Path, rows: dict[str, Any], name: str = "tags.csv") -> Path:
@@ -143,6 +155,27 @@ class TestOneTag:
             csv.writer(file).writerows([("file_name", "label", "group"), *rows])
         assert tv.tag(place.run, handful, examples=examples / "list.csv").figures["parts"] == 4
 
+    def test_tags_of_one_group_are_told(self, place: Any, handful: Path, twoviews: Command, tmp_path: Path) -> None:
+        examples = Path(shutil.copytree(handful, tmp_path / "examples"))
+
+        def tag(groups: dict[str, str]) -> Any:
+            rows = [(f"{name}.png", name.split("/")[0], group) for name, group in groups.items()]
+            with (examples / "list.csv").open("w", newline="") as file:
+                csv.writer(file).writerows([("file_name", "label", "group"), *rows])
+            return done(twoviews("tag", place.run, handful, "--examples", examples / "list.csv", "--json"))
+
+        each = {f"{tag}/{n}": f"day {tag}" for tag in ("rows", "dots") for n in range(2)}
+        outcome = tag(each)
+        assert outcome.json()["figures"]["parts"] == 0
+        assert "no tag has examples of two groups: how well the tags are told apart cannot be measured" in outcome.err
+        assert "examples of each of the tags dots, rows are all of one group, so not measured" in outcome.err
+        assert "one example" not in outcome.err
+        outcome = tag({**each, "rows/2": "another day", "columns/0": "day dots"})
+        assert outcome.json()["figures"]["left_out"]["mean"]["tried"] == 3
+        wanted = "examples of tag dots are all of one group, so not measured: give some of another"
+        assert wanted in " ".join(outcome.err.split())
+        assert "one example each, so not measured: columns" in outcome.err
+
     def test_refusals(self, place: Any, handful: Path, twoviews: Command, tmp_path: Path) -> None:
         def tag(examples: object, *options: object) -> Any:
             return twoviews("tag", place.run, handful, "--examples", examples, *options)
@@ -161,6 +194,33 @@ class TestOneTag:
         outcome = twoviews("tag", place.run, tmp_path / "empty", "--examples", handful)
         assert outcome.code == 3
         assert "no image in folder" in outcome.err
+
+
+class TestPublicWeights:
+    """What weights of timm leave open, the examples decide for the data."""
+
+    def draw(self, folder: Path, *, size: tuple[int, int], top: int, depth: type) -> Path:
+        rng = np.random.default_rng(size[0])
+        for at, name in enumerate(("dark/0", "dark/1", "light/0", "light/1")):
+            path = folder / f"{name}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            values = rng.integers(at // 2 * top // 2, (1 + at // 2) * top // 2, size[::-1])
+            Image.fromarray(values.astype(depth)).save(path)
+        return folder
+
+    def test_of_another_size(self, network: Path, twoviews: Command, tmp_path: Path) -> None:
+        examples = self.draw(tmp_path / "examples", size=(96, 96), top=256, depth=np.uint8)
+        photos = self.draw(tmp_path / "photos", size=(400, 300), top=256, depth=np.uint8)
+        outcome = done(twoviews("tag", network, photos, "--examples", examples, "--json"))
+        assert [row["label"] for row in outcome.json()["answers"]] == ["dark", "dark", "light", "light"]
+        assert outcome.err.count("image_size = ") == outcome.err.count("image_size = 128  (") == 1
+
+    def test_of_another_depth(self, network: Path, twoviews: Command, tmp_path: Path) -> None:
+        """Scaled alike: what is light among dark examples is not dark among light data."""
+        examples = self.draw(tmp_path / "examples", size=(40, 40), top=4096, depth=np.uint16)
+        photos = self.draw(tmp_path / "photos", size=(48, 48), top=3000, depth=np.uint16)
+        outcome = done(twoviews("tag", network, photos, "--examples", examples, "--json"))
+        assert len(outcome.json()["answers"]) == 4
 
 
 class TestSeveralTags:

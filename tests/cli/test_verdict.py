@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from twoviews.cli.shown import show_results
 from twoviews.evaluation.compare import Comparison
 from twoviews.jobs import trained
 from twoviews.jobs.records import read_records
@@ -239,10 +240,30 @@ def test_the_usual_budgets_reach_as_far_as_the_classes(run: Path, evaluate: Call
     assert (seeds["knn", 1], seeds["knn", "all"], seeds["supervised", "all"]) == (20, 1, 5)
 
 
+def test_the_table_has_the_verdict_s_score_and_the_fits_of_each_arm(capsys: pytest.CaptureFixture[str]) -> None:
+    fits = {("knn", 1): 20, ("knn", "all"): 1, ("finetune", 1): 5, ("finetune", "all"): 5}
+    rows = [
+        {"arm": arm, "labels_per_class": budget, "seed": seed, "accuracy": 0.9, "balanced_accuracy": 0.5}
+        for (arm, budget), count in fits.items()
+        for seed in range(count)
+    ]
+    judged = {"sentence": "It helped.", "metric": "balanced_accuracy"}
+    results = {"rows": rows, "protocol": {"labels_per_class": [1, "all"]}, "verdict": judged, "cut": []}
+    show_results(results, "run", as_json=False)
+    said = capsys.readouterr().out
+    assert said.startswith("test balanced accuracy in %, mean ± sd over n label subsets or trainings\n")
+    cells = [line.replace("│", " ").split() for line in said.splitlines() if "50.0" in line]
+    assert cells == [
+        ["knn", "20,", "1", "50.0", "±", "0.0", "50.0"],
+        ["finetune", "5", "50.0", "±", "0.0", "50.0", "±", "0.0"],
+    ]
+    assert "90.0" not in said
+
+
 def test_a_baseline_that_has_not_left_chance_is_told(run: Path, evaluate: Callable[..., Any]) -> None:
     barely = ("--set", "evaluate.lrs=[1e-9]", "--set", "evaluate.fixed_lr=1e-9")
     judged = whole(evaluate(run, *FEW, *barely, "--arms", "linear,supervised"))["verdict"]
-    told = "The baseline is not trained: its loss is still 1.39, where guessing has 1.39"
+    told = "The baseline is not trained: its loss is still 1.39, where guessing by the classes' shares has 1.39"
     assert told in judged["sentence"]
     assert any(told in text for text in judged["notes"])
     well = ("--set", "evaluate.lrs=[1e-2]", "--set", "evaluate.fixed_lr=1e-2", "--set", "evaluate.updates=60")

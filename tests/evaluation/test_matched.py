@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from twoviews.errors import DataError, UsageError
-from twoviews.evaluation.matched import matched_interval
+from twoviews.evaluation.matched import matched_interval, method_of
 
 
 def answers(both: int, first: int, second: int, neither: int) -> tuple[np.ndarray, np.ndarray]:
@@ -49,6 +49,25 @@ def test_it_covers_what_it_says(cells: tuple[float, float, float, float]) -> Non
     assert 0.93 < hits / 2000 < 0.98
 
 
+def test_groups_that_go_together_are_one_observation() -> None:
+    """20 groups of 10 items, no true difference: items taken for independent would miss it in most draws."""
+    rng, units, hits = np.random.default_rng(0), np.repeat(np.arange(20), 10), 0
+    for _ in range(400):
+        first, second = (np.repeat(rng.random(20) < 0.7, 10) for _ in range(2))
+        found = matched_interval(first, second, units=units)
+        assert found.mean == pytest.approx(first.mean() - second.mean())
+        hits += found.low <= 0 <= found.high
+    assert 0.91 < hits / 400 < 0.99
+    assert (found.n, found.items) == (200, 20)
+    assert method_of(found).startswith("t interval over 20 groups of items")
+    assert method_of(matched_interval(first, second)).startswith("Wald interval of matched proportions")
+
+
+def test_one_group_says_nothing() -> None:
+    found = matched_interval(*answers(2, 1, 0, 1), units=np.zeros(4, np.int64))
+    assert (found.mean, found.low, found.high) == (0.25, -1, 1)
+
+
 def test_another_confidence_is_narrower() -> None:
     first, second = answers(50, 12, 5, 33)
     wide, narrow = matched_interval(first, second), matched_interval(first, second, confidence=0.5)
@@ -59,6 +78,8 @@ def test_bad_input() -> None:
     first, second = answers(2, 1, 0, 1)
     with pytest.raises(UsageError, match=r"need an answer of both to each item, got \(4,\) and \(3,\)"):
         matched_interval(first, second[:3])
+    with pytest.raises(UsageError, match=r"need a unit of each item, got \(3,\) for \(4,\)"):
+        matched_interval(first, second, units=np.zeros(3, np.int64))
     with pytest.raises(DataError, match="no labelled item to compare on"):
         matched_interval(first[:0], second[:0])
     with pytest.raises(UsageError, match=r"confidence must lie between 0 and 1, got 1"):

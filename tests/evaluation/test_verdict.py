@@ -152,6 +152,16 @@ def test_with_all_labels_an_arm_without_chance_goes_with_each_seed():
     assert (row["n"], row["conclusion"], row["items_share"]) == (1, "helps", 1.0)
 
 
+@pytest.mark.parametrize(
+    ("arm", "n", "conclusion"),
+    [("pixels-linear", 5, "helps"), ("linear-adam", 1, "cannot tell"), ("random-linear", 1, "cannot tell")],
+)
+def test_one_fit_of_an_arm_with_chance_is_one_seed(arm, n, conclusion):
+    found = verdict(world({"linear": 0.9, arm: (0.9, 20), "supervised": 0.6}, budgets=("all",)), ("all",))
+    row = only(found["others"], arm=arm, against="supervised")
+    assert (row["n"], row["conclusion"]) == (n, conclusion)
+
+
 def test_one_seed_concludes_nothing_and_keeps_its_interval():
     comparison = world({"finetune": (0.95, 1), "supervised": (0.5, 1)})
     found = verdict(comparison, (5,))

@@ -91,26 +91,26 @@ def show_distillation(found: dict[str, Any]) -> None:
 
 
 def show_results(results: dict[str, Any], run: Any, *, as_json: bool) -> None:
-    """Test accuracy in %, mean and standard deviation over seeds; then the verdict."""
+    """The verdict's score on test in %, mean and standard deviation over n fits; then the verdict."""
     if as_json:
         print_json(results)
         return
-    budgets = results["protocol"]["labels_per_class"]
+    budgets, metric = results["protocol"]["labels_per_class"], results["verdict"]["metric"]
     arms = list(dict.fromkeys(row["arm"] for row in results["rows"]))
     table = []
     for arm in arms:
-        cells: list[str] = [arm]
+        cells: list[str] = []
+        counts: list[int] = []
         for budget in budgets:
-            values = [
-                100 * r["accuracy"] for r in results["rows"] if r["arm"] == arm and r["labels_per_class"] == budget
-            ]
+            values = [100 * r[metric] for r in results["rows"] if r["arm"] == arm and r["labels_per_class"] == budget]
+            counts.append(len(values))
             spread = f" ± {stdev(values):.1f}" if len(values) > 1 else ""
             cells.append(f"{mean(values):.1f}{spread}" if values else "-")
-        table.append(cells)
+        # All labels are one subset, and time may have cut trainings: then n is several numbers.
+        table.append([arm, ", ".join(map(str, dict.fromkeys(n for n in counts if n))), *cells])
     heads = ["all labels" if b == "all" else f"{b} a class" for b in budgets]
-    n = max(len({r["seed"] for r in results["rows"]}), 1)
-    title = f"test accuracy in %, mean ± sd over {n} label subsets"
-    print_table(["arm", *heads], table, title=title, numbers=True)
+    title = f"test {metric.replace('_', ' ')} in %, mean ± sd over n label subsets or trainings"
+    print_table(["arm", "n", *heads], table, title=title, numbers=True)
     for text in results["cut"]:
         print(f"cut: {text}")
     print(results["verdict"]["sentence"])

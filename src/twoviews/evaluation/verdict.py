@@ -17,7 +17,6 @@ from twoviews.evaluation.compare import (
     REFERENCE_ARMS,
     Budget,
     Comparison,
-    is_trained,
     order_of,
     reference_budget,
 )
@@ -55,9 +54,9 @@ def verdict(
     lucky, on test as on validation; left alone, that doubles the false verdicts of two equal arms. So its p-values
     count k times, and its intervals are of 1 - 0.05 / k (Bonferroni); an arm that is named beforehand pays nothing.
 
-    One seed on both sides leaves the luck of training out, so nothing is concluded (p_adjusted = 1), unless both arms
-    are without chance on all labels. What is not covered: that the encoder was pretrained once, and that label subsets
-    come from one labelled pool.
+    One pair of seeds leaves the luck of subsets and trainings out, so nothing is concluded (p_adjusted = 1), unless
+    both arms are without chance on all labels: `leaves_no_luck`. What is not covered: that the encoder was pretrained
+    once, and that label subsets come from one labelled pool.
     """
     answers = Answers(comparison)
     arms = answers.arms()
@@ -189,9 +188,9 @@ class Answers:
         """(S, N) over the seeds that both have; an arm without chance on all labels goes with each of the other's."""
         ours, theirs = self.seeds(arm, budget), self.seeds(against, budget)
         pairs = [(seed, seed) for seed in ours if seed in theirs]
-        if budget == "all" and len(ours) == 1 and not is_trained(arm):
+        if budget == "all" and len(ours) == 1 and without_chance(arm):
             pairs = [(ours[0], seed) for seed in theirs]
-        elif budget == "all" and len(theirs) == 1 and not is_trained(against):
+        elif budget == "all" and len(theirs) == 1 and without_chance(against):
             pairs = [(seed, theirs[0]) for seed in ours]
         if not pairs:
             return None
@@ -216,7 +215,7 @@ def compare_arms(
                 confidence=1 - LEVEL / choices,
                 weight=weight * split.independent,
             )
-            told = interval.n > 1 or (budget == "all" and _without_chance(arm) and _without_chance(against))
+            told = leaves_no_luck(interval.n, budget, arm, against)
             found.append((budget, interval, min(1.0, choices * (interval.p or 0.0)), told))
     adjusted = iter(holm([p for *_, p, told in found if told]))
     rows = []
@@ -268,6 +267,16 @@ def above_chance(answers: Answers, budgets: Sequence[Budget]) -> list[Budget]:
     return [budget for (budget, mean, _), p in zip(found, adjusted, strict=True) if mean > 0 and p < 0.01]
 
 
-def _without_chance(arm: str) -> bool:
+def without_chance(arm: str) -> bool:
     """Whether the same labels always give the same classifier."""
-    return arm in ("linear", "knn") or arm.startswith(f"{REFERENCE_ARMS[0]}:")
+    return arm in ("linear", "knn", "pixels-linear", "pixels-knn") or arm.startswith(f"{REFERENCE_ARMS[0]}:")
+
+
+def leaves_no_luck(n: int, budget: Budget, *arms: str) -> bool:
+    """Whether an interval over `n` seeds allows a conclusion: it covers the luck of subsets and trainings, or there is
+    none.
+
+    >>> leaves_no_luck(1, 10, "linear"), leaves_no_luck(1, "all", "linear"), leaves_no_luck(1, "all", "linear-adam")
+    (False, True, False)
+    """
+    return n > 1 or (budget == "all" and all(map(without_chance, arms)))

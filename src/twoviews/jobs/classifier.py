@@ -2,13 +2,15 @@
 
 import csv
 import json
-import os
+import secrets
 import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load, save_file
 from torch import nn
 
@@ -37,7 +39,7 @@ def save_classifier(
     facts: dict[str, Any],
     certainty: Certainty | None = None,
 ) -> None:
-    """Write a probe (on the run's encoder) or a fine-tuned classifier (with its encoder), replacing the one there.
+    """Write a probe (on the run's encoder) or a fine-tuned classifier (with its encoder); the one there is replaced.
 
     `head`: folder of the projection head whose first layer the classifier has kept. `certainty`: measured on
     validation, where there was one.
@@ -60,8 +62,8 @@ def save_classifier(
     }
     if certainty is not None:
         config["calibration"] = {"temperature": certainty.temperature, "items": certainty.items}
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
+    mark = secrets.token_hex(8)
+    temporary, old = (folder.with_name(f".{folder.name}.{mark}.{what}") for what in ("tmp", "old"))
     temporary.mkdir(parents=True)
     save_file(
         {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()},
@@ -71,30 +73,43 @@ def save_classifier(
     if certainty is not None:
         rows = [dict(zip(_CURVE, point, strict=True)) for point in certainty.curve]
         write_rows(temporary / VALIDATION, rows, columns=list(_CURVE))
-    shutil.rmtree(folder, ignore_errors=True)
+    with suppress(FileNotFoundError):  # the first one
+        folder.rename(old)
     temporary.rename(folder)
+    for left in folder.parent.glob(f".{folder.name}.*"):  # also by a process that was killed
+        shutil.rmtree(left, ignore_errors=True)
 
 
 def load_classifier(run: Run, *, encoder: nn.Module | None = None) -> tuple[Classifier, tuple[str, ...]]:
     """The classifier of a finished run, in evaluation mode on the CPU, and the names of its classes.
 
     `encoder`: for a run that trained your own module, that module. Raises `UsageError` when the run has no classifier,
-    or one that was fitted to another encoder.
+    one that is damaged, or one that was fitted to another encoder.
     """
     run.require_finished()
     if not (run.classifier / "config.json").is_file():
         raise UsageError(
             f"{run.path} has no classifier yet: fit one with twoviews evaluate {run.path} --train DATA --test DATA"
         )
-    config = read_json(run.classifier / "config.json")
-    if config["encoder_sha256"] != sha256_file(run.encoder / "model.safetensors"):
-        raise UsageError(f"{run.classifier} was fitted to another encoder: run twoviews evaluate {run.path} again")
+    again = f"run twoviews evaluate {run.path} again"
+    try:
+        config = read_json(run.classifier / "config.json")
+    except UsageError as error:
+        raise UsageError(f"{error}; {again}") from None
+    if config.get("arm") == "distillation":
+        again = "train the student again with twoviews distill"  # an evaluation leaves it as it is
     built: nn.Module = load_encoder(run.encoder, module=encoder)
+    if config["encoder_sha256"] != sha256_file(run.encoder / "model.safetensors"):
+        raise UsageError(f"{run.classifier} was fitted to another encoder: {again}")
     if config.get("head"):
         built = empty_head(built, config["head"])
     classifier = Classifier(built, classes=len(config["classes"]))
-    tensors = load((run.classifier / "model.safetensors").read_bytes())
-    classifier.load_state_dict(tensors, strict=config["kind"] == "finetuned")
+    path = run.classifier / "model.safetensors"
+    try:
+        tensors = load(path.read_bytes())
+        classifier.load_state_dict(tensors, strict=config["kind"] == "finetuned")
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise UsageError(f"{path} cannot be read ({' '.join(str(error).split())[:200]}): {again}") from None
     return classifier.eval(), tuple(config["classes"])
 
 

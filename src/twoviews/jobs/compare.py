@@ -13,6 +13,7 @@ from typing import Any
 from twoviews.errors import DataError, UsageError, unknown_name
 from twoviews.evaluation.compare import Budget, order_of
 from twoviews.evaluation.metrics import METRICS
+from twoviews.evaluation.verdict import leaves_no_luck
 from twoviews.evaluation.wording import METRIC_WORDS, arm_words, budget_words
 from twoviews.jobs.paired import Evaluated, paired, place_of
 from twoviews.report import write_runs_page
@@ -43,7 +44,7 @@ def compare_runs(
     rows        run, arm, labels_per_class, mean and deviation (over seeds), n, n_train
     pairs       run, against, arm, labels_per_class, mean_difference, low and high (95 %), n, n_test, p, p_adjusted
                 (Holm over all pairs here) and conclusion: "better", "worse" or "cannot tell"
-    not_paired  sentences: which run cannot be held against the first, and why
+    not_paired  sentences: which run cannot be held against the first, as its data or settings differ, and why
     notes       sentences: how to read it
 
     Raises UsageError for a run given twice, one that is no run, an arm that not all have; DataError for one without
@@ -152,7 +153,6 @@ def _rows(run: Evaluated, metric: str) -> list[dict[str, Any]]:
 def _described(run: Evaluated) -> dict[str, Any]:
     info, settings = run.info, run.settings
     encoder, data = info.get("encoder") or {}, info.get("data") or {}
-    protocol = run.results.get("protocol") or {}
     return {
         "name": run.name,
         "path": str(run.run.path),
@@ -163,8 +163,8 @@ def _described(run: Evaluated) -> dict[str, Any]:
         "images": data.get("count"),
         "epochs": info.get("epochs"),
         "seed": info.get("seed"),
-        "test": protocol.get("test"),
-        "n_test": protocol.get("n_test"),
+        "test": run.protocol.get("test"),
+        "n_test": run.protocol.get("n_test"),
         "metric": run.metric,
         "primary_arm": run.verdict.get("primary_arm"),
         "sentence": run.verdict.get("sentence"),
@@ -214,7 +214,10 @@ def _notes(
 ) -> list[str]:
     notes = []
     if other := [f"{run.name} by {run.metric}" for run in runs if run.metric != metric]:
-        notes.append(f"Other runs were judged otherwise, {', '.join(other)}; here all are compared by {metric}.")
+        notes.append(
+            f"Other runs were judged, and their settings chosen, otherwise, {', '.join(other)}; here all are compared "
+            f"by {metric}."
+        )
     if len({run.fingerprint("test") for run in runs}) > 1:
         notes.append("The runs were tested on different images: their scores stand side by side, but not on one scale.")
     if len(pairs) > 1:
@@ -230,10 +233,16 @@ def _notes(
                 f"a standard deviation of {100 * stdev(means):.1f} points, from {100 * min(means):.1f} to "
                 f"{100 * max(means):.1f} %. A difference between them is the luck of pretraining."
             )
-    if pairs:
+    if any(not leaves_no_luck(pair["n"], pair["labels_per_class"], pair["arm"]) for pair in pairs):
         notes.append(
-            "Each run is one pretraining: an interval covers label subsets, trainings and test items, not what another "
-            "pretraining of the same recipe would give."
+            "Where two runs share one seed the interval covers the test items only, not the luck of label subsets and "
+            "trainings, and nothing is concluded."
+        )
+    if pairs:
+        covered = "label subsets, trainings and test items" if any(pair["n"] > 1 for pair in pairs) else "test items"
+        notes.append(
+            f"Each run is one pretraining: an interval covers {covered}, not what another pretraining of the same "
+            "recipe would give."
         )
     return notes
 

@@ -19,11 +19,12 @@ from twoviews.encoders import read_encoder_config
 from twoviews.errors import DataError, TwoviewsError, UsageError
 from twoviews.evaluation.features import fingerprint_module
 from twoviews.evaluation.finetune import class_logits
-from twoviews.evaluation.matched import METHOD, matched_interval
+from twoviews.evaluation.matched import matched_interval, method_of
 from twoviews.jobs.classifier import load_classifier
 from twoviews.jobs.decide import AUTO, required, spec_text, storage_of
 from twoviews.jobs.embed import Preprocessing
 from twoviews.jobs.online import batches
+from twoviews.jobs.overlap import units_of
 from twoviews.jobs.parts import TRAIN
 from twoviews.jobs.pretrain import pretrain
 from twoviews.jobs.reading import check_labelled_sources
@@ -155,7 +156,9 @@ def compare_with_teacher(
     right = {name: answer.right for name, answer in answers.items()}
     both = [item for item in right["student"] if item in right["teacher"]]
     first, second = (np.array([right[name][item] for item in both], dtype=bool) for name in ("student", "teacher"))
-    interval = matched_interval(first, second)
+    corpus = answers["student"].test
+    groups = [group for item, group in zip(corpus.ids, corpus.groups or (), strict=False) if item in right["teacher"]]
+    interval = matched_interval(first, second, units=units_of(groups))
     # In one process, as it goes on where data cannot be read, which the others would wait for.
     counted = _seen(run, teacher, answers, set(both), download=download) if distributed.is_main() else {}
     seen: dict[str, int | None] = distributed.exchange(counted)[0]
@@ -177,7 +180,7 @@ def compare_with_teacher(
             "high": round(interval.high, 4),
             "only_student_right": int((first & ~second).sum()),
             "only_teacher_right": int((~first & second).sum()),
-            "interval": f"95 %: {METHOD}",
+            "interval": f"95 %: {method_of(interval)}",
         },
     }
     if distributed.is_main():

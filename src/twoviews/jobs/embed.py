@@ -8,17 +8,17 @@ from torch import nn
 from twoviews import distributed
 from twoviews.compute import Compute
 from twoviews.data.corpus import Corpus
-from twoviews.data.source import Spec, open_source
+from twoviews.data.source import Source, Spec, open_source
 from twoviews.errors import DataError
 from twoviews.evaluation.features import Embeddings
 from twoviews.jobs.embedding import embed_into
 from twoviews.jobs.online import vectors_of
-from twoviews.jobs.opened import Preprocessing, fingerprint_view, open_encoder
+from twoviews.jobs.opened import Opened, Preprocessing, fingerprint_view, open_encoder
 from twoviews.jobs.outfolder import view_in
 from twoviews.narrate import Narrator
 from twoviews.run import Run
 
-__all__ = ["Preprocessing", "embed", "embed_corpus"]
+__all__ = ["Preprocessing", "embed", "embed_corpus", "embed_with"]
 
 
 def embed(
@@ -64,14 +64,20 @@ def embed(
         ).embeddings
     source = open_source(data, labels=labels, download=download)
     opened = open_encoder(run, source=source, like=view, module=encoder, download=download, narrator=narrator)
+    return embed_with(opened, source, narrator=narrator)[0]
+
+
+def embed_with(opened: Opened, source: Source, *, narrator: Narrator) -> tuple[Embeddings, Opened]:
+    """Embeddings of a source, and the encoder with the intensity they were made with: for more that are comparable."""
     corpus = opened.preprocessing.load(source, narrator=narrator)
     opened = opened.seeing(corpus)
     compute = opened.compute(narrator=narrator)
     placed = compute.place(opened.encoder).eval()
     if opened.run is not None:
-        return embed_corpus(opened.run, placed, corpus, preprocessing=opened.preprocessing, compute=compute)
+        kept = embed_corpus(opened.run, placed, corpus, preprocessing=opened.preprocessing, compute=compute)
+        return kept, opened
     vectors = vectors_of(placed, corpus, opened.preprocessing.views(), compute=compute)
-    return Embeddings(vectors, corpus.ids, corpus.labels, corpus.classes, opened.fingerprint)
+    return Embeddings(vectors, corpus.ids, corpus.labels, corpus.classes, opened.fingerprint), opened
 
 
 def embed_corpus(

@@ -1,6 +1,7 @@
 """Two evaluated runs, held against each other: one arm, the same labels, the same test items."""
 
 import csv
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,9 +10,11 @@ import numpy as np
 import numpy.typing as npt
 
 from twoviews.errors import DataError, TwoviewsError
-from twoviews.evaluation.compare import Budget, is_trained
+from twoviews.evaluation.compare import FIXED_BELOW, Budget, is_trained
 from twoviews.evaluation.metrics import item_values, item_weight
 from twoviews.evaluation.statistics import by_unit, conclusion, crossed_interval, holm
+from twoviews.evaluation.verdict import leaves_no_luck
+from twoviews.evaluation.wording import budget_words
 from twoviews.jobs.overlap import units_of
 from twoviews.jobs.records import Record, read_records
 from twoviews.run import Run
@@ -41,10 +44,17 @@ class Evaluated:
     def arms(self) -> set[str]:
         return {row["arm"] for row in self.results["rows"]}
 
+    @property
+    def protocol(self) -> dict[str, Any]:
+        return self.results.get("protocol") or {}
+
     def fingerprint(self, part: str) -> str | None:
         """What identifies the labelled images of a part."""
-        found = (self.results.get("protocol") or {}).get("data_fingerprints") or {}
-        return found.get(part)
+        return (self.protocol.get("data_fingerprints") or {}).get(part)
+
+    def choice(self, arm: str) -> dict[str, Any]:
+        """The setting of an arm, and how it was chosen."""
+        return (self.protocol.get("settings") or {}).get(arm) or {}
 
 
 def paired(runs: Sequence[Evaluated], arm: str, metric: str) -> tuple[list[dict[str, Any]], list[str]]:
@@ -55,7 +65,7 @@ def paired(runs: Sequence[Evaluated], arm: str, metric: str) -> tuple[list[dict[
     not_paired = []
     for run in others:
         try:
-            _require_alike(first, run)
+            _require_alike(first, run, arm)
             ours, theirs = Answers(run, arm, metric), Answers(first, arm, metric)
             if not np.array_equal(ours.labels, theirs.labels):
                 raise DataError("their test labels differ")
@@ -71,8 +81,7 @@ def paired(runs: Sequence[Evaluated], arm: str, metric: str) -> tuple[list[dict[
             units = ours.units
             independent = 1.0 if units is None else (int(units.max()) + 1) / len(units)
             interval = crossed_interval(by_unit(differences, units), weight=ours.weight * independent)
-            # One training a run leaves its luck out; a fit without chance has none.
-            told.append(interval.n > 1 or not is_trained(arm))
+            told.append(leaves_no_luck(interval.n, budget, arm))
             finite = bool(np.isfinite(interval.low))
             pairs.append(
                 {
@@ -97,17 +106,56 @@ def paired(runs: Sequence[Evaluated], arm: str, metric: str) -> tuple[list[dict[
     return pairs, not_paired
 
 
-def _require_alike(first: Evaluated, run: Evaluated) -> None:
-    """Raise `DataError` with the reason why two runs answer different questions."""
+def _require_alike(first: Evaluated, run: Evaluated, arm: str) -> None:
+    """Raise `DataError` with the reason why two runs answer different questions, or answer them otherwise."""
     if run.results.get("classes") != first.results.get("classes"):
         raise DataError("their classes differ")
-    for part, what in (("test", "test"), ("train", "labelled training")):
+    parts = [("test", "test"), ("train", "labelled training")]
+    if first.choice(arm).get("trials") and run.choice(arm).get("trials"):
+        parts.append(("val", "validation"))
+    for part, what in parts:
         mine, other = run.fingerprint(part), first.fingerprint(part)
         if mine is None or mine != other:
             raise DataError(
                 f"their {what} images are not known to be the same (other images, another order, or decoded in another "
                 "size or range)"
             )
+    said = _settings(run, arm), _settings(first, arm)
+    if set(said[0]) != set(said[1]):
+        ours, theirs = (
+            ", ".join(text for text in these if text not in those) or "nothing said of it"
+            for these, those in (said, said[::-1])
+        )
+        raise DataError(
+            f"{arm} was evaluated otherwise, with {ours} in {run.name} and {theirs} in {first.name}: evaluate both "
+            "alike"
+        )
+
+
+def _settings(run: Evaluated, arm: str) -> list[str]:
+    """What decided an arm beside the encoder and the data, a statement each; what `--minutes` cut is in the length."""
+    if is_trained(arm):
+        texts = [str(run.protocol.get("trained", "")).partition(": ")[2], run.protocol.get(arm)]
+    else:
+        kind = arm if arm in run.protocol else "knn" if arm.endswith("knn") else "linear"
+        texts = [run.protocol.get(kind)]
+    said = [part for text in (*texts, run.protocol.get("subsets")) if text for part in re.split("[,;] ", str(text))]
+    choice = run.choice(arm)
+    trials = choice.get("trials") or []
+    if tried := list(dict.fromkeys(_in_words(trial.get("setting")) for trial in trials)):
+        place = budget_words(choice.get("reference_budget", "all"))
+        said += [f"{', '.join(tried)} tried", f"the setting chosen {place}"]
+    elif choice.get("setting") is not None:
+        said.append(f"{_in_words(choice['setting'])} set")
+    if choice.get("fixed_below_5") is not None:
+        said.append(f"{_in_words(choice['fixed_below_5'])} set below {FIXED_BELOW} labels a class")
+    return said
+
+
+def _in_words(setting: Any) -> str:
+    """A penalty, or the rate of a trained arm."""
+    value = setting.get("lr") if isinstance(setting, dict) else setting
+    return f"{value:g}" if isinstance(value, int | float) else str(value)
 
 
 class Answers:

@@ -134,6 +134,7 @@ def _training(o: Evaluate, length: Length, trained: Sequence[str], *, stopped: b
     eps = f" with eps {o.eps:g}" if o.eps != usual.eps else ""
     decay = f", weight decay {o.weight_decay:g}" if o.weight_decay != usual.weight_decay else ""
     rate = {"cosine": "cosine", "constant": "a constant rate"}[o.schedule]
+    warmup = f"warm-up over {o.warmup:g} of it and " if o.warmup else ""
     head = {
         "probe": "fine-tuning starts from the linear probe",
         "zeros": "the linear layer starts at zero",
@@ -146,6 +147,6 @@ def _training(o: Evaluate, length: Length, trained: Sequence[str], *, stopped: b
     end = "stopped where validation was best in the trials, alike for all budgets and seeds" if early else "last update"
     return (
         f"{' and '.join(trained)}: {length} {'in batches of' if length.passes else 'of'} {o.batch_size} samples, "
-        f"{name}{eps}{decay}, {'warm-up and ' if o.warmup else ''}{rate}, views '{o.policy}', {end}; "
+        f"{name}{eps}{decay}, {warmup}{rate}, views '{o.policy}', {end}; "
         f"the encoder's rate is {o.encoder_lr_ratio:g} of the head's in fine-tuning, 1 in the baseline; {head}"
     )

@@ -1,6 +1,7 @@
 """Which images to label next: a manifest to fill in that grows over the rounds, and a page that shows them."""
 
 import csv
+import io
 import os
 from collections.abc import Sequence
 from dataclasses import replace
@@ -17,12 +18,14 @@ from twoviews.jobs.embed import embed
 from twoviews.jobs.pictures import pictures_of
 from twoviews.narrate import Narrator
 from twoviews.report.suggested import write_suggested_page
-from twoviews.run import Run, write_rows
+from twoviews.run import Run, write_rows, write_text
 from twoviews.search.suggest import Suggestions, check_request
 from twoviews.search.suggest import suggest as suggest_rows
 
 PICTURE_SIDE = 256
 _KEPT = ("label", "split", "group")
+_DELIMITERS = {".csv": ",", ".tsv": "\t"}
+_MARK = "\ufeff"  # without it, the spreadsheet that wrote it misreads what is not ASCII
 
 
 def suggest(
@@ -44,10 +47,12 @@ def suggest(
     `labels`: a manifest joined by id, such as an earlier `out` that was filled in; its rows without a label that were
     suggested earlier are not suggested again. `unlabelled`: no label that `data` has by itself (names of folders)
     counts. `out`: a .csv (file_name, label, why) with all rows of `labels` that have a label or wait for one, then the
-    new ones, their labels empty; it may be `labels` itself and is never another file that exists, which may hold
-    somebody's work. `page`: an HTML file with their pictures.
+    new ones, their labels empty. It may be `labels` itself, a .csv or .tsv, which keeps every row and column; a new one
+    that has a row there gets its `why` in that row. It is never another file that exists, which may hold somebody's
+    work. `page`: an HTML file with their pictures.
 
-    Raises as `search.suggest` does, UsageError for `unlabelled` with `labels`, RefusedError for an `out` that exists.
+    Raises as `search.suggest` does, UsageError for `unlabelled` with `labels`, RefusedError for an `out` that exists,
+    or that is `labels` and cannot keep its rows.
 
     >>> suggest("runs/a", "photos/", count=50, out="to_label.csv").chosen[0].id      # doctest: +SKIP
     '2023/0117.jpg'
@@ -60,7 +65,7 @@ def suggest(
         )
     out, page = None if out is None else Path(out), None if page is None else Path(page)
     file = None if labels is None else _file_of(labels)
-    _check_out(out, file)
+    grows = _check_out(out, file)
     _check_page(page)
     embeddings = embed(run, data, labels=labels, download=download, narrator=narrator)
     if unlabelled:
@@ -77,7 +82,9 @@ def suggest(
             ) from None
         raise
     _tell(found, embeddings, own=labels is None, narrator=narrator)
-    if out is not None:
+    if out is not None and file is not None and grows:
+        _grow(out, file, found)
+    elif out is not None:
         _write(out, earlier, found)
     if page is not None:
         source = open_source(data, labels=labels, download=download)
@@ -109,17 +116,23 @@ def _file_of(labels: str | Path) -> Path:
     return path
 
 
-def _check_out(out: Path | None, labels: Path | None) -> None:
+def _check_out(out: Path | None, labels: Path | None) -> bool:
+    """Whether `out` is the file of the labels, to which rows are added."""
     if out is None:
-        return
+        return False
+    if labels is not None and labels.is_file() and out.is_file() and out.samefile(labels):
+        if not {out.suffix.lower(), labels.suffix.lower()} <= _DELIMITERS.keys():
+            raise RefusedError(f"{out} is no .csv or .tsv, in which its rows could stay: choose another --out")
+        if "label" not in read_rows(labels).columns:
+            raise RefusedError(f"{out} has no column label to fill in: add one, or choose another --out")
+        return True
     if out.suffix.lower() != ".csv":
         raise UsageError(f"--out is {str(out)!r}: give a name that ends in .csv")
-    if os.path.lexists(out) and not (
-        labels is not None and labels.is_file() and out.is_file() and out.samefile(labels)
-    ):
+    if os.path.lexists(out):
         raise RefusedError(
             f"{out} exists and may hold labels: to go on with it, give it as --labels, too; else choose another --out"
         )
+    return False
 
 
 def _check_page(page: Path | None) -> None:
@@ -150,11 +163,29 @@ def _earlier(path: Path) -> list[dict[str, str]]:
 
 def _why_of(path: Path) -> dict[str, str]:
     """The column `why` of a CSV that an earlier call wrote, by name, in the order of the file."""
-    if path.suffix.lower() == ".jsonl":
+    if path.suffix.lower() not in _DELIMITERS:
         return {}
-    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-        reader = csv.DictReader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
-        return {clean_name(row.get("file_name") or ""): row.get("why") or "" for row in reader}
+    header, rows = _table(_text(path), path)
+    name, why = _places(header)
+    return {clean_name(row[name]): row[why] if why is not None else "" for row in rows}
+
+
+def _text(path: Path) -> str:
+    with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
+        return file.read()
+
+
+def _table(text: str, path: Path) -> tuple[list[str], list[list[str]]]:
+    """Header and rows, as they are but for empty lines."""
+    lines = csv.reader(io.StringIO(text.removeprefix(_MARK), newline=""), delimiter=_DELIMITERS[path.suffix.lower()])
+    header, *rows = filter(None, lines)
+    return header, rows
+
+
+def _places(header: Sequence[str]) -> tuple[int, int | None]:
+    """Where `file_name` is, and `why`."""
+    names = [name.strip() for name in header]
+    return names.index("file_name"), names.index("why") if "why" in names else None
 
 
 def _waiting(earlier: Sequence[dict[str, str]], embeddings: Embeddings) -> list[str]:
@@ -167,3 +198,26 @@ def _write(out: Path, earlier: Sequence[dict[str, str]], found: Suggestions) -> 
     extra = [what for what in _KEPT[1:] if any(what in row for row in earlier)]
     rows: list[dict[str, Any]] = [*earlier, *({"file_name": s.id, "label": "", "why": s.why} for s in found.chosen)]
     write_rows(out, rows, columns=["file_name", "label", *extra, "why"])
+
+
+def _grow(out: Path, labels: Path, found: Suggestions) -> None:
+    """Add what is suggested to the file of the labels, of which all rows and columns stay."""
+    text = _text(labels)
+    header, rows = _table(text, labels)
+    name, why = _places(header)
+    if why is None:
+        why = len(header)
+        header, rows = [*header, "why"], [[*row, ""] for row in rows]
+    new = {clean_name(s.id): s for s in found.chosen}
+    listed = {clean_name(row[name]) for row in rows}
+    for row in rows:
+        if (suggested := new.get(clean_name(row[name]))) is not None:
+            row[why] = suggested.why
+    for s in (s for clean, s in new.items() if clean not in listed):
+        row = [""] * len(header)
+        row[name], row[why] = s.id, s.why
+        rows.append(row)
+    grown = io.StringIO(newline="")
+    end = "\r\n" if "\r\n" in text else "\n"
+    csv.writer(grown, delimiter=_DELIMITERS[out.suffix.lower()], lineterminator=end).writerows([header, *rows])
+    write_text(out, (_MARK if text.startswith(_MARK) else "") + grown.getvalue())

@@ -7,14 +7,16 @@ from typing import Any
 
 import numpy as np
 
-from twoviews.data.source import Grouped, Spec
+from twoviews import distributed
+from twoviews.data.source import Grouped, Spec, open_source
 from twoviews.data.sources.tags import TaggedSource, open_tagged
 from twoviews.errors import DataError, UsageError
 from twoviews.evaluation.certainty import items_needed
 from twoviews.evaluation.features import Embeddings
 from twoviews.evaluation.multitagging import fit_multi_tagger
-from twoviews.evaluation.tagging import fit_tagger
-from twoviews.jobs.embed import embed
+from twoviews.evaluation.tagging import fit_tagger, unit_numbers
+from twoviews.jobs.embed import embed_with
+from twoviews.jobs.opened import open_encoder
 from twoviews.jobs.predict import CERTAINTY, COLUMNS, Prediction, answers
 from twoviews.jobs.sorting import check_folder, image_files, sort_into
 from twoviews.jobs.tables import Kind, check_table, write_table
@@ -80,10 +82,11 @@ def tag(
     """Tag every readable item of `data`, in its order, as the `examples` are, by the vectors of an encoder.
 
     `run`: a run directory, `timm:NAME` or a folder with an encoder, as `embed` takes it; no classifier is needed.
-    `examples`: labelled data, a folder a tag or a manifest. One label each gives one tag an image, by `method`: `mean`
-    (nearest class mean), `probe`, or `auto`, the one that has more of the left-out examples right. Several labels each,
-    with a `separator` between them or as lists of a JSON Lines file, give any number of tags an image, by a probe and
-    a threshold a tag. Examples of one `group` are left out together. `certainty`: as in `predict`, on left-out
+    `examples`: labelled data, a folder a tag or a manifest; where the encoder leaves image size and intensity open,
+    they decide them for the data too. One label each gives one tag an image, by `method`: `mean` (nearest class mean),
+    `probe`, or `auto`, the one that has more of the left-out examples right. Several labels each, with a `separator`
+    between them or as lists of a JSON Lines file, give any number of tags an image, by a probe and a threshold a tag.
+    Examples of one `group` are left out together. `certainty`: as in `predict`, on left-out
     examples, for one tag an image. `out`, `sort`, `copy`, `overwrite`: as in `predict`; an image with several tags lies
     in several folders, one with none in `unsure`.
 
@@ -92,6 +95,7 @@ def tag(
     >>> tag("timm:resnet18", "photos/", examples="a handful/").figures["method"]            # doctest: +SKIP
     'mean'
     """
+    distributed.join()
     narrator = narrator or Narrator()
     if certainty is not None:
         items_needed(certainty)  # refuses what is no share
@@ -103,12 +107,11 @@ def tag(
         raise DataError(f"the examples {shown.source.spec!r} have no labels: give a folder a tag, or a manifest")
     files = {} if sort is None else image_files(data, download=download)
     folder = None if sort is None else check_folder(sort, files.values(), overwrite=overwrite)
-    learned = embed(run, shown.source, download=download, narrator=narrator)
+    opened = open_encoder(run, source=shown.source, download=download, narrator=narrator)
+    learned, opened = embed_with(opened, shown.source, narrator=narrator)
     # Before the data, which may take hours.
     fitted = _Several(shown, learned, narrator) if shown.tags is not None else _One(shown, learned, method, narrator)
-    found = embed(run, data, download=download, narrator=narrator)
-    if found.fingerprint != learned.fingerprint:
-        raise UsageError("the data and the examples were embedded by different encoders: tag again")
+    found, _ = embed_with(opened, open_source(data, download=download), narrator=narrator)
     tagging = fitted.tag(found, certainty=certainty)
     if table is not None:
         rows = [asdict(row) for row in tagging.rows] if table.suffix.lower() == ".json" else tagging.table()
@@ -134,14 +137,14 @@ class _One:
             narrator.say(f"{without:,} of {len(learned):,} examples have no label and are left out")
         counts = np.bincount(known.labels, minlength=len(known.classes))
         self.names = tuple(name for name, count in zip(known.classes, counts, strict=True) if count)
-        numbers = np.cumsum(counts > 0) - 1  # a tag whose examples are all unreadable is none
+        number = np.cumsum(counts > 0) - 1  # a tag whose examples are all unreadable is none
         if len(self.names) < 2:
             raise DataError(
                 f"the examples {shown.source.spec!r} have {len(self.names) or 'no'} tag ({', '.join(self.names)}): give"
                 " examples of two or more, since a tag is told from the others"
             )
         units = _units(shown, known)
-        self.tagger = fit_tagger(known.vectors, numbers[known.labels], tags=len(self.names), method=method, units=units)
+        self.tagger = fit_tagger(known.vectors, number[known.labels], tags=len(self.names), method=method, units=units)
         held, parts = self.tagger.held, self.tagger.parts
         self.figures: dict[str, Any] = {
             "method": self.tagger.method,
@@ -151,17 +154,27 @@ class _One:
             "parts": parts,
             "temperature": self.tagger.certainty.temperature,
         }
-        if not parts:
+        numbers = unit_numbers(units, len(known))
+        of_tag = [numbers[known.labels == tag] for tag in np.flatnonzero(counts)]
+        alone = [name for name, has in zip(self.names, of_tag, strict=True) if len(has) == 1]
+        together = [name for name, has in zip(self.names, of_tag, strict=True) if len(has) > len(np.unique(has)) == 1]
+        if parts:
+            words = ", ".join(f"{name} {h.right} of {h.tried} right ({h.share:.0%})" for name, h in held.items())
+            how = "each left out once" if parts == len(known) else f"left out in {parts} parts"
+            examples = f"{len(known)} examples of {len(self.names)} tags"
+            narrator.chose("method", self.tagger.method, f"{examples}, {how}: {words}")
+        else:
+            why = "no tag has examples of two groups" if together else "one example a tag"
+            more = "" if together else "; give two or more of each"
             narrator.warn(
-                f"one example a tag: how well the tags are told apart cannot be measured, and {self.tagger.method} is"
-                " taken unmeasured; give two or more of each"
+                f"{why}: how well the tags are told apart cannot be measured, and {self.tagger.method} is taken"
+                f" unmeasured{more}"
             )
-            return
-        words = ", ".join(f"{name} {h.right} of {h.tried} right ({h.share:.0%})" for name, h in held.items())
-        how = "each left out once" if parts == len(known) else f"left out in {parts} parts"
-        narrator.chose("method", self.tagger.method, f"{len(known)} examples of {len(self.names)} tags, {how}: {words}")
-        if alone := [name for name, count in zip(known.classes, counts, strict=True) if count == 1]:
+        if alone and (parts or together):
             narrator.warn(f"one example each, so not measured: {', '.join(alone[:10])}")
+        if together:
+            of = f"tag {together[0]}" if len(together) == 1 else f"each of the tags {', '.join(together[:10])}"
+            narrator.warn(f"examples of {of} are all of one group, so not measured: give some of another")
 
     def tag(self, found: Embeddings, *, certainty: float | None) -> Tagging:
         scores = self.tagger.scores(found.vectors)
@@ -187,9 +200,9 @@ class _Several:
         tags = np.array([[name in some for name in self.names] for some in given], dtype=np.bool_)
         if not self.names:
             raise DataError(f"the examples {shown.source.spec!r} have no tag at all: give images with tags")
-        self.tagger = fit_multi_tagger(
-            known.vectors, tags.reshape(len(given), -1), names=self.names, units=_units(shown, known)
-        )
+        units = _units(shown, known)
+        self.tagger = fit_multi_tagger(known.vectors, tags.reshape(len(given), -1), names=self.names, units=units)
+        what = "examples" if units is None else "groups of examples"
         t = self.tagger
         self.figures: dict[str, Any] = {
             "examples": len(known),
@@ -211,9 +224,7 @@ class _Several:
             ],
         }
         if t.mean_precision is None:
-            narrator.warn(
-                "no tag has two examples with it and two without: nothing can be measured, thresholds are 0.5"
-            )
+            narrator.warn(f"no tag has two {what} with it and two without: nothing can be measured, thresholds are 0.5")
             return
         narrator.say(
             f"{len(known):,} examples of {len(self.names)} tags, left out in {t.parts} parts: mean average"
@@ -221,7 +232,7 @@ class _Several:
             f" {t.f1_macro:.3f}"
         )
         if alone := [f.tag for f in t.figures if f.precision is None]:
-            narrator.warn(f"too few examples to measure, so the threshold is 0.5: {', '.join(alone[:10])}")
+            narrator.warn(f"too few {what} to measure, so the threshold is 0.5: {', '.join(alone[:10])}")
 
     def tag(self, found: Embeddings, *, certainty: float | None) -> Tagging:
         probabilities = self.tagger.probabilities(found.vectors)

@@ -175,7 +175,9 @@ def saving_text(saving: Saving) -> str:
     if saving.baseline_labels is not None:
         share = f", {times_text(saving.baseline_labels / labels)[:-1]} times as many" if labels else ""
         return f"the baseline needs about {counted(saving.baseline_labels)} labels{share}"
-    return f"the baseline needs more than {counted(more)} labels" if more is not None else "not known"
+    if more is not None:
+        return f"the baseline needs more than {counted(more)} labels"
+    return f"the baseline needs at most {counted(saving.at_most)} labels" if saving.at_most is not None else "not known"
 
 
 def times_text(ratio: float) -> str:

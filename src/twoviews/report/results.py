@@ -54,7 +54,7 @@ class Comparison(Part):
 
 
 class Saving(Part):
-    """An arm at one budget, and how many labels the baseline needs for the same score, or more than how many."""
+    """An arm at one budget, and how many labels the baseline needs for the same score, or more than, or at most."""
 
     arm: str
     labels_per_class: int | Literal["all"]
@@ -62,6 +62,7 @@ class Saving(Part):
     score: Number = None
     baseline_labels: Number = None
     more_than: Number = None
+    at_most: Number = None
 
 
 class Verdict(Part):

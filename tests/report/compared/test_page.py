@@ -341,6 +341,7 @@ def test_arrows_lead_to_where_the_baseline_is_as_good() -> None:
         Saving(arm="a", labels_per_class=1, labels=10, score=0.5, baseline_labels=7),
         Saving(arm="a", labels_per_class=1, labels=10, score=0.5, more_than=10),
         Saving(arm="a", labels_per_class=1, labels=10, score=0.5),
+        Saving(arm="a", labels_per_class=1, labels=10, score=0.5, at_most=5),
     ]
     drawn = scale.arrows(savings)
     assert [(a.start, round(a.stop, 3), a.text, a.beyond) for a in drawn] == [
@@ -350,6 +351,7 @@ def test_arrows_lead_to_where_the_baseline_is_as_good() -> None:
     assert saving_text(savings[0]) == "the baseline needs about 42 labels, 4.2 times as many"
     assert saving_text(savings[1]) == "the baseline needs more than 1,000 labels"
     assert saving_text(savings[4]) == "not known"
+    assert saving_text(savings[5]) == "the baseline needs at most 5 labels"
 
 
 def test_levels_that_lie_close_share_their_words() -> None:

@@ -84,6 +84,21 @@ def test_one_training_a_run_concludes_nothing(own: Path) -> None:
     assert {(p["n"], p["p_adjusted"], p["conclusion"]) for p in found["pairs"]} == {(1, 1.0, "cannot tell")}
 
 
+@pytest.mark.parametrize("arm", ["linear", "pixels-knn"])
+def test_one_label_subset_concludes_nothing_and_says_so(own: Path, arm: str) -> None:
+    for name in ("a", "b"):
+        records = own / name / "evaluation" / "records.jsonl"
+        kept = [line for line in records.read_text().splitlines() if json.loads(line)["row"]["seed"] == 0]
+        records.write_text("".join(line + "\n" for line in kept))
+    found = twoviews.compare_runs([own / "a", own / "b"], arm=arm)
+    few = [pair for pair in found["pairs"] if pair["labels_per_class"] != "all"]
+    assert {(p["n"], p["p_adjusted"], p["conclusion"]) for p in few} == {(1, 1.0, "cannot tell")}
+    assert any("not the luck of label subsets and trainings, and nothing is concluded" in n for n in found["notes"])
+    assert any("an interval covers test items, not what" in note for note in found["notes"])
+    several = twoviews.compare_runs([own / "a", own / "c"], arm=arm)
+    assert not any("covers label subsets" in note for note in several["notes"])
+
+
 def test_seeds_of_one_recipe_are_told(runs: Path) -> None:
     found = twoviews.compare_runs([runs / name for name in "abc"])
     told = [note for note in found["notes"] if "one recipe pretrained with other seeds" in note]
@@ -146,6 +161,69 @@ def test_runs_that_answer_other_questions(own: Path, change: Change, how: Any, r
     change(own / "b", how)
     found = twoviews.compare_runs([own / "a", own / "b"])
     assert re.search(reason, found["not_paired"][0])
+
+
+TEXTS = {
+    "trained": "finetune and supervised: 60 updates of 64 samples, AdamW, last update; fine-tuning starts at zero",
+    "knn": "cosine, 20 neighbours or all if fewer",
+    "linear": "logistic regression by L-BFGS, intercept free",
+    "subsets": "stratified, nested",
+}
+
+
+def _choice(arm: str, **changes: Any) -> Callable[[dict[str, Any]], None]:
+    return lambda r: r["protocol"]["settings"][arm].update(changes)
+
+
+@pytest.mark.parametrize(
+    ("how", "arm", "reason"),
+    [
+        (
+            lambda r: r["protocol"].update(trained=TEXTS["trained"].replace("60 updates", "2 updates")),
+            "finetune",
+            "finetune was evaluated otherwise, with 2 updates of 64 samples in b and 60 updates of 64 samples in a: "
+            "evaluate both alike.",
+        ),
+        (
+            lambda r: r["protocol"].update(trained=TEXTS["trained"] + ", weight decay 0.1"),
+            "supervised",
+            "with weight decay 0.1 in b and nothing said of it in a",
+        ),
+        (lambda r: r["protocol"].update(knn="cosine, 5 neighbours"), "pixels-knn", "with 5 neighbours in b and 20 n"),
+        (lambda r: r["protocol"].update(linear="by SGD"), "linear", "with by SGD in b and logistic regression by"),
+        (lambda r: r["protocol"].update(subsets="stratified"), "linear", "with nothing said of it in b and nested in"),
+        (lambda r: r["protocol"]["data_fingerprints"].update(val="x"), "linear", "their validation images are not"),
+        (_choice("linear", fixed_below_5=1), "linear", "with 1 set below 5 labels a class in b and 0.3 set below 5 "),
+        (_choice("linear", reference_budget=10), "linear", "with the setting chosen at 10 labels a class in b and the"),
+        (_choice("linear", trials=[]), "linear", "with 3 set in b and 3, 0.3, 0.03 tried"),
+        (
+            _choice("finetune", trials=[{"setting": {"lr": lr, "stop": 1.0}} for lr in (0.1, 0.2, 0.2)]),
+            "finetune",
+            "with 0.1, 0.2 tried in b and 0.001, 0.002 tried in a",
+        ),
+    ],
+    ids=range(10),
+)
+def test_an_arm_that_was_evaluated_otherwise(own: Path, change: Change, how: Any, arm: str, reason: str) -> None:
+    for name in ("a", "b", "c"):
+        change(own / name, lambda r: r["protocol"].update(TEXTS))
+    change(own / "b", how)
+    found = twoviews.compare_runs([own / "a", own / "b", own / "c"], arm=arm)
+    assert len(found["not_paired"]) == 1
+    assert found["not_paired"][0].startswith("b and a cannot be compared in pairs: ")
+    assert reason in found["not_paired"][0]
+    assert {pair["run"] for pair in found["pairs"]} == {"c"}
+
+
+def test_settings_of_other_arms_and_names_of_trained_ones_keep_no_run_out(own: Path, change: Change) -> None:
+    for name in ("a", "b"):
+        change(own / name, lambda r: r["protocol"].update(TEXTS))
+    change(own / "b", lambda r: r["protocol"].update(knn="cosine, 5 neighbours", linear="by SGD"))
+    change(own / "b", lambda r: r["protocol"].update(trained=TEXTS["trained"].replace(" and supervised", "")))
+    assert twoviews.compare_runs([own / "a", own / "b"], arm="finetune")["not_paired"] == []
+    change(own / "b", lambda r: r["protocol"]["data_fingerprints"].update(val="x"))
+    change(own / "b", lambda r: r["protocol"].update(knn=TEXTS["knn"], trained="not run"))
+    assert twoviews.compare_runs([own / "a", own / "b"], arm="pixels-knn")["not_paired"] == []
 
 
 def test_labels_in_another_order_are_noticed(own: Path) -> None:
