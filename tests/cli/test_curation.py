@@ -373,3 +373,8 @@ def test_json_is_json(photos: Path, place: Place, twoviews: Command) -> None:
     outcome = twoviews("suspects", place.run, photos, *EXACT, "--json", "--quiet")
     assert outcome.err == ""
     assert set(json.loads(outcome.out)) == {"labels", "not_judged", "agreement", "suspects", "ranked", "out"}
+
+
+def test_numbers_are_never_cut(capsys: pytest.CaptureFixture[str]) -> None:
+    print_table(["arm", *(f"{n} a class" for n in range(100, 112))], [["knn", *["40.4 ± 1.2"] * 12]], numbers=True)
+    assert capsys.readouterr().out.count("40.4 ± 1.2") == 12

@@ -28,11 +28,11 @@ def print_json(value: Any) -> None:
 def print_table(
     columns: Sequence[str], rows: Sequence[Sequence[object]], *, title: str | None = None, numbers: bool = False
 ) -> None:
-    """A table on standard output; long texts wrap, the first column and `numbers` never do."""
+    """A table on standard output; long texts wrap, the first column never does, `numbers` only on a narrow terminal."""
     table = Table(header_style="bold")
     for index, column in enumerate(columns):
         right = numbers and index > 0
-        fixed = right or index == 0
+        fixed = index == 0
         # Long names are folded: an id that is cut names nothing.
         table.add_column(
             column, justify="right" if right else "left", no_wrap=fixed, overflow="ellipsis" if fixed else "fold"
@@ -41,7 +41,9 @@ def print_table(
         table.add_row(*(str(cell) for cell in row))
     if title is not None:
         print(title)
-    width = None if sys.stdout.isatty() else 120
+    # Numbers that are cut are worse than long lines.
+    wide = max(120, Console(width=10_000).measure(table).maximum) if numbers else 120
+    width = None if sys.stdout.isatty() else wide
     Console(width=width, highlight=False, markup=False).print(table)
 
 
