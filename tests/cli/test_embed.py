@@ -126,6 +126,10 @@ def beside(out: Path) -> list[str]:
     return [path.name for path in out.parent.iterdir() if path.name.startswith(".")]
 
 
+def resave(folder: Path, change: Callable[[Any], Any]) -> None:
+    np.save(folder / "vectors.npy", change(np.load(folder / "vectors.npy")))
+
+
 class TestIntoAFolder:
     def test_the_vectors_are_those_of_all_at_once(self, encoder: Path, photos: Path, tmp_path: Path) -> None:
         found = embed_into(encoder, photos, out=tmp_path / "v")
@@ -386,6 +390,29 @@ class TestRefused:
             embed_into(encoder, photos, out=tmp_path / "v")
         assert counts(embed_into(encoder, photos, out=tmp_path / "v", overwrite=True)) == {"made": COUNT}
 
+    @pytest.mark.parametrize(
+        "damage",
+        [
+            lambda folder: (folder / "vectors.npy").write_bytes(b""),
+            lambda folder: (folder / "vectors.npy").unlink(),
+            lambda folder: (folder / "index.csv").write_text((folder / "index.csv").read_text().rstrip() + ',"'),
+            lambda folder: resave(folder, lambda vectors: vectors[:, :8]),
+            lambda folder: resave(folder, lambda vectors: vectors[:, :1]),
+            lambda folder: resave(folder, lambda vectors: vectors[:, 0]),
+            lambda folder: resave(folder, lambda vectors: vectors.astype(np.int8)),
+            lambda folder: resave(folder, lambda vectors: vectors.astype(np.float64)),
+        ],
+        ids=["empty", "missing", "quote", "narrow", "one", "flat", "int8", "float64"],
+    )
+    def test_vectors_that_are_not_its_own(
+        self, damage: Callable[[Path], object], encoder: Path, photos: Path, tmp_path: Path
+    ) -> None:
+        embed_into(encoder, photos, out=tmp_path / "v")
+        damage(tmp_path / "v")
+        draw(photos / "a" / "new.png", 99)
+        with pytest.raises(DataError, match=r"damaged .*give --overwrite"):
+            embed_into(encoder, photos, out=tmp_path / "v")
+
     def test_embeddings_without_stamps_are_made_anew(self, encoder: Path, photos: Path, tmp_path: Path) -> None:
         embed(encoder, photos).save(tmp_path / "v")
         assert counts(embed_into(encoder, photos, out=tmp_path / "v")) == {"made": COUNT}
@@ -455,7 +482,14 @@ class TestParquet:
     def test_damage_and_names_that_are_no_text(self, encoder: Path, photos: Path, tmp_path: Path) -> None:
         embed_into(encoder, photos, out=tmp_path / "v", file_format="parquet")
         path = tmp_path / "v" / "vectors.parquet"
-        path.write_bytes(path.read_bytes()[:-100])
+        whole = path.read_bytes()
+        narrow = pq.read_table(path)
+        at = narrow.schema.get_field_index("vector")
+        narrow = narrow.set_column(at, "vector", pa.array([[0.5]] * COUNT, pa.list_(pa.float32(), 1)))
+        pq.write_table(narrow, path)
+        with pytest.raises(DataError, match=r"damaged .*give --overwrite"):
+            embed_into(encoder, photos, out=tmp_path / "v", file_format="parquet")
+        path.write_bytes(whole[:-100])
         with pytest.raises(DataError, match="damaged"):
             Embeddings.load(tmp_path / "v")
         with pytest.raises(DataError, match=r"damaged .*give --overwrite"):
@@ -468,6 +502,37 @@ class TestParquet:
 
 
 class TestWhatIsNamed:
+    def test_an_encoder_saved_without_extra(self, photos: Path, tmp_path: Path) -> None:
+        saved = tmp_path / "saved"
+        save_encoder(
+            build_encoder("convnet_tiny", image_size=8), saved, preprocessing={"mean": [0.5] * 3, "std": [0.25] * 3}
+        )
+        assert open_encoder(saved).preprocessing.storage.cache_side == 10
+        assert len(embed(saved, photos)) == COUNT
+
+    @pytest.mark.parametrize(
+        ("table", "key", "value"),
+        [
+            ("twoviews", "image_size", None),
+            ("twoviews", "channels", None),
+            ("twoviews", "cache_side", "x"),
+            ("twoviews", "cache_side", 0),
+            ("twoviews", "image_size", "x"),
+            ("pretrained_cfg", "std", None),
+        ],
+    )
+    def test_an_incomplete_description(
+        self, table: str, key: str, value: object, encoder: Path, photos: Path, tmp_path: Path
+    ) -> None:
+        folder = Path(shutil.copytree(encoder, tmp_path / "encoder"))
+        config = json.loads((folder / "config.json").read_text())
+        config[table].pop(key)
+        if value is not None:
+            config[table][key] = value
+        (folder / "config.json").write_text(json.dumps(config))
+        with pytest.raises(DataError, match=r"config\.json"):
+            embed(folder, photos)
+
     def test_a_timm_folder_gives_timms_own_features(self, network: Path, tmp_path: Path) -> None:
         """Images of the size at which it sees them, so that nothing is resampled; grey ones are repeated."""
         rng = np.random.default_rng(0)

@@ -389,6 +389,19 @@ def test_init_from_a_saved_encoder_and_from_prefixed_names(tmp_path: Path) -> No
     assert "not used: module.head.weight" in once_more.initialization
 
 
+@pytest.mark.parametrize("whole", [True, False])
+def test_init_passes_momentum_encoders_over(whole: bool, tmp_path: Path) -> None:
+    first = trained(build_encoder("resnet_mini", image_size=32))
+    body = first.body.state_dict()
+    if not whole:
+        body.popitem()
+    both = {f"module.encoder_q.{key}": value for key, value in body.items()}
+    both |= {f"module.encoder_k.{key}": torch.zeros_like(value) for key, value in body.items()}
+    save_file(both, tmp_path / "moco.safetensors")
+    begun = build_encoder("resnet_mini", image_size=32, init=tmp_path / "moco.safetensors").body.state_dict()
+    assert all(torch.equal(begun[key], value) for key, value in body.items())
+
+
 def test_init_of_a_vision_transformer_at_another_size() -> None:
     body = build_encoder("vit_tiny_patch16_224", image_size=224).body
     target = build_encoder("vit_tiny_patch16_224", image_size=32).body

@@ -569,9 +569,9 @@ def test_what_auto_came_to_is_found_when_it_is_asked_for(
     assert whole(home) == 1
 
 
-def test_what_auto_left_out_is_decoded_when_it_is_asked_for(tmp_path: Path, picture: Picture) -> None:
+def test_what_auto_left_out_is_decoded_when_it_is_asked_for(tmp_path: Path) -> None:
     home, root = tmp_path / "cache", deep_folder(tmp_path / "deep")
-    picture(0, mode="L").save(root / "shallow.png")
+    Image.fromarray(np.full((10, 12), 9000.5, np.float32)).save(root / "other.tif")
     first = load_corpus(root, memory_limit=0, cache_dir=home)
     assert (len(first), len(first.rejected)) == (4, 1)
     asked = load_corpus(root, channels=1, intensity=first.intensity, memory_limit=0, cache_dir=home)

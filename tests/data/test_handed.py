@@ -1,9 +1,12 @@
 """What is handed over in Python: tensors, lists, data sets of torch."""
 
+import io
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,7 @@ from torchvision.datasets import ImageFolder
 from torchvision.tv_tensors import Image as TensorImage
 
 from twoviews.data.decoding.decode import decode
+from twoviews.data.keys import content_of
 from twoviews.data.source import Source, open_source
 from twoviews.errors import DataError, UsageError
 
@@ -172,6 +176,14 @@ def test_known_labels_cost_no_reading() -> None:
         assert sum(data.reads) == 1  # the first, to see that they agree
         assert source[3].label == "zebra"
         assert sum(data.reads) == 1
+
+
+def test_unknown_labels_are_read_for_no_question_of_kind() -> None:
+    data = Pairs([(image, i) for i, image in enumerate(noise(3, 6, 6))])
+    source = open_source(data)
+    before = list(data.reads)
+    assert open_source(source) is source
+    assert data.reads == before
 
 
 def test_unknown_labels_are_found_as_items_are_read() -> None:
@@ -338,3 +350,24 @@ def test_items_are_asked_for_by_one_thread_at_a_time() -> None:
 def test_pillow_images_are_given_as_they_are() -> None:
     image = Image.new("I;16", (4, 4), 300)
     assert open_source(Pairs([image]))[0].read() is image
+
+
+@pytest.mark.parametrize("work", [decode, content_of])
+def test_an_image_that_occurs_twice_is_loaded_once(
+    work: Callable[[Any], Any], encoded: Callable[..., bytes], picture: Callable[..., Any]
+) -> None:
+    data = encoded(picture(1))
+    image = Image.open(io.BytesIO(data))
+    load, loads = image.load, []
+
+    def slow() -> Any:
+        if image.tile:
+            loads.append(threading.get_ident())
+            time.sleep(0.05)
+        return load()
+
+    image.load = slow  # type: ignore[method-assign]
+    with ThreadPoolExecutor(4) as pool:
+        results = list(pool.map(work, [image] * 4))
+    assert len(loads) == 1
+    assert all(np.array_equal(result, work(Image.open(io.BytesIO(data)))) for result in results)

@@ -32,7 +32,7 @@ def test_what_is_written_is_read_back(text: str, kind: str, ranges: tuple[tuple[
     [
         *("", "uint32", "window", "window:40", "window:40,0", "window:1,2;3,4", "range:5,5", "range:9,1"),
         *("percentile:50,50", "percentile:-1,99", "percentile:1,101", "range:0,inf", "range:0,nan", "range:a,b"),
-        "uint8:1,2",
+        *("uint8:1,2", "auto:deep", "window:40,400:deep", "percentile:1,99:deep", "range:deep", "range:0,1:deep:deep"),
     ],
 )
 def test_what_means_nothing_is_refused(text: str) -> None:
@@ -82,6 +82,16 @@ def test_a_range_is_recorded_to_the_last_digit() -> None:
     assert str(Intensity.parse(text)) == text
     odd = Intensity("range", ((1 / 3, 2 / 3),))
     assert Intensity.parse(str(odd)) == odd
+
+
+def test_a_deep_range_refuses_8_bits_and_a_stated_one_does_not() -> None:
+    deep = Intensity.parse("range:0,4095;1,2:deep")
+    assert (deep.ranges, deep.deep, str(deep)) == (((0, 4095), (1, 2)), True, "range:0,4095;1,2:deep")
+    assert "8 bits a channel, where data.intensity was measured on deeper images" in deep.refuses(
+        depth="uint8", window=None
+    )
+    assert not deep.refuses(depth="uint16", window=None)
+    assert not Intensity.parse("range:0,4095").refuses(depth="uint8", window=None)
 
 
 def test_auto_ignores_a_few_hot_pixels_and_says_what_it_clips() -> None:

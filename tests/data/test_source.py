@@ -4,7 +4,7 @@ import csv
 import json
 import os
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from twoviews.data.decoding.decode import decode
-from twoviews.data.source import Grouped, Item, Source, open_source
+from twoviews.data.source import Grouped, Item, Source, is_grouped, is_source, is_stored, open_source
+from twoviews.data.sources.rows import open_rows
 from twoviews.errors import DataError, TwoviewsError, UsageError
 
 Folder = Callable[..., Path]
@@ -159,6 +160,49 @@ def test_missing_paths_offer_the_nearest_name(image_folder: Folder, monkeypatch:
     monkeypatch.chdir(root.parent)
     with pytest.raises(DataError, match="did you mean 'photos'"):
         open_source("photo")
+
+
+def test_a_pipe_is_no_missing_file(image_folder: Folder) -> None:
+    pipe = image_folder({"": 1}) / "x.jpg"
+    os.mkfifo(pipe)
+    for spec in (pipe, [str(pipe.with_name("0.png")), str(pipe)]):
+        with pytest.raises(DataError, match=r"x.jpg' is no regular file: give a folder, an image"):
+            open_source(spec)
+
+
+def test_a_column_of_a_table_is_its_rows(image_folder: Folder) -> None:
+    root = image_folder({"": 2})
+    paths = [str(root / name) for name in ("1.png", "0.png", "1.png")]
+    for column in (np.array(paths, object), np.array(paths, object)[:, None], np.array(paths)[:, None]):
+        assert ids(open_rows(column, [1, 2, 3])) == ["0/1.png", "1/0.png", "2/1.png"]
+
+
+def test_no_member_of_a_source_is_computed_to_know_its_kind() -> None:
+    class Costly:
+        spec = ""
+
+        def __len__(self) -> int:
+            return 1
+
+        def __getitem__(self, index: int) -> Item:
+            raise AssertionError
+
+        @property
+        def labels(self) -> Sequence[str | None]:
+            raise AssertionError
+
+        stamp = storage_order = groups = labels
+
+    source: Any = Costly()
+    assert is_source(source)
+    assert is_stored(source)
+    assert is_grouped(source)
+    assert not is_source(["a.png"])
+    del Costly.stamp, Costly.groups
+    assert not is_stored(source)
+    assert not is_grouped(source)
+    source.groups = ("a",)
+    assert is_grouped(source)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from twoviews.data.corpus import Corpus, load_corpus
-from twoviews.errors import UsageError
+from twoviews.data.decoding.intensity import Intensity
+from twoviews.errors import DataError, UsageError
 from twoviews.narrate import Narrator
 
 
@@ -43,7 +44,7 @@ def test_the_range_is_measured_all_over_the_image(side: int, tmp_path: Path) -> 
     image = np.zeros((side, side), np.uint16)
     image[:, side // 8 : -side // 8] = np.arange(side - 2 * (side // 8)) % 4000 + 1000
     corpus, _ = loaded(write(tmp_path / "pool", image, image), cache_side=64)
-    low, high = (float(part) for part in corpus.intensity.removeprefix("range:").split(","))
+    ((low, high),) = Intensity.parse(corpus.intensity).ranges
     assert low == 0
     assert 1500 < high < 5001
     assert 60 < corpus.values.mean() < 200
@@ -56,6 +57,21 @@ def test_the_commonest_depth_decides_and_the_others_are_left_out(tmp_path: Path)
     assert len(corpus) == 5
     (reason,) = {item.reason for item in corpus.rejected}
     assert reason == "floating-point values among images of 16 bits a channel: set data.intensity to take both"
+
+
+def test_what_auto_left_out_is_left_out_by_what_it_recorded(tmp_path: Path) -> None:
+    ramp = np.arange(64).reshape(8, 8)
+    folder = write(tmp_path / "pool", *[(1000 + 50 * ramp).astype(np.uint16)] * 3, ramp.astype(np.uint8))
+    first, _ = loaded(folder)
+    again, _ = loaded(folder, intensity=first.intensity)
+    assert first.ids == again.ids == tuple(f"uint16-{number}.tif" for number in range(3))
+    assert (first.values == again.values).all()
+    with pytest.raises(DataError, match=r"8 bits a channel, where .* was measured on deeper images"):
+        load_corpus(np.zeros((3, 8, 8), np.uint8), intensity=first.intensity)
+    for stated in ("range:1000,3000", "percentile:0,100"):
+        both, _ = loaded(folder, intensity=stated)
+        assert len(both) == 4
+        assert not both.intensity.endswith("deep")
 
 
 def test_grey_and_colour_count_together(tmp_path: Path) -> None:

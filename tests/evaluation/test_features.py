@@ -16,6 +16,7 @@ from twoviews.evaluation.features import (
     embed,
     fingerprint_module,
     frozen,
+    staged_beside,
 )
 
 HOSTILE = (
@@ -132,6 +133,56 @@ def test_a_full_disk_leaves_the_old_ones_and_no_litter(tmp_path, monkeypatch):
         make().save(tmp_path / "e", overwrite=True)
     assert_same(old, Embeddings.load(tmp_path / "e"))
     assert [p.name for p in tmp_path.iterdir()] == ["e"]
+
+
+def test_what_a_killed_save_left_goes_with_the_next(tmp_path, monkeypatch):
+    with monkeypatch.context() as killed:
+        killed.setattr("shutil.rmtree", lambda *_, **__: None)
+        killed.setattr(Embeddings, "_write", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            make().save(tmp_path / "e")
+    assert len(list(tmp_path.iterdir())) == 1
+    with staged_beside(tmp_path / "e.f") as other, staged_beside(tmp_path / "e") as same:
+        make().save(tmp_path / "e")
+        assert other.is_dir()
+        assert same.is_dir()
+        assert {p.name for p in tmp_path.iterdir()} == {"e", other.name, same.name}
+    assert [p.name for p in tmp_path.iterdir()] == ["e"]
+
+
+def test_killed_between_two_renames(tmp_path, monkeypatch):
+    old, new, target = make(), make(ids=("a",)), tmp_path / "e"
+
+    def kill():
+        rename, done = Path.rename, []
+
+        def renamed(path, to):
+            if done:
+                raise KeyboardInterrupt
+            done.append(to)
+            return rename(path, to)
+
+        with monkeypatch.context() as killed:
+            killed.setattr("shutil.rmtree", lambda *_, **__: None)
+            killed.setattr(Path, "rename", renamed)
+            with pytest.raises(KeyboardInterrupt):
+                new.save(target, overwrite=True)
+        assert not target.exists()
+
+    old.save(target)
+    kill()
+    assert_same(old, Embeddings.load(target))
+    kill()
+    with pytest.raises(RefusedError, match="pass overwrite"):
+        new.save(target)
+    kill()
+    new.save(target, overwrite=True)
+    assert_same(new, Embeddings.load(target))
+    assert [p.name for p in tmp_path.iterdir()] == ["e"]
+
+
+def interrupt(*_):
+    raise KeyboardInterrupt
 
 
 def damage_index(folder):

@@ -25,6 +25,7 @@ from twoviews.export.program import Head, Program
 from twoviews.export.subject import Subject
 from twoviews.jobs.embed import embed
 from twoviews.jobs.export import FORMATS, export_encoder
+from twoviews.jobs.newfolder import filled
 from twoviews.run import Run
 from twoviews.views.policies import POLICIES, Views
 
@@ -250,6 +251,32 @@ def test_a_difference_is_an_error() -> None:
     for wrong in (lambda x: (program(x) * 1.01,), lambda x: (program(x) * float("nan"),)):
         with pytest.raises(TwoviewsError, match="differs from the encoder"):
             compare(subject, wrong, pictures, on="pictures")
+
+
+def test_large_pictures_are_not_compared_all_at_once() -> None:
+    encoder = build_encoder("convnet_tiny", image_size=16).eval()
+    subject = Subject(encoder, {}, stored_side=20, intensity="uint8", mean=(0.4,), std=(0.2,))
+    program, shapes = subject.program(), []
+
+    def reopened(images: torch.Tensor) -> tuple[torch.Tensor]:
+        shapes.append(tuple(images.shape))
+        return (program(images),)
+
+    compare(subject, reopened, [values(300, 200, 3).numpy(), values(310, 30, 3).numpy()], on="pictures")
+    assert shapes == [(1, 300, 200, 3), (1, 310, 30, 3), (2, 40, 30, 3)]
+
+
+def test_an_interrupted_export_stays_no_longer_than_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as killed:
+        killed.setattr(shutil, "rmtree", lambda *_, **__: None)
+        with pytest.raises(KeyboardInterrupt), filled(tmp_path / "a"):
+            raise KeyboardInterrupt
+    with filled(tmp_path / "a.b") as other:
+        (other / "x").touch()
+        with filled(tmp_path / "a") as staged:
+            (staged / "y").touch()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "a.b"]
+    assert (tmp_path / "a.b" / "x").exists()
 
 
 def test_bad_requests(tiny_run: Run, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -12,10 +13,11 @@ import torchvision
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from twoviews.encoders import build_encoder, load_encoder
+from twoviews.encoders import build_encoder, load_encoder, read_encoder_config
 from twoviews.encoders.checkpoints import read_checkpoint
 from twoviews.errors import DataError, RefusedError, ResourceError, UsageError
 from twoviews.jobs.importing import import_encoder
+from twoviews.narrate import Narrator
 
 State = dict[str, Tensor]
 
@@ -136,6 +138,8 @@ def test_wrapped_as_others_do(
     begun = build_encoder("timm:test_resnet", image_size=64, stem="standard", init=tmp_path / file).eval()
     assert torch.equal(begun(view), wanted)
     assert f"from {file}" in begun.initialization
+    same = build_encoder("timm:test_resnet", image_size=64, stem="standard", init=tmp_path / "same.safetensors").eval()
+    assert torch.equal(same(view), wanted)
 
 
 def test_the_momentum_encoder_on_request(network: nn.Module, view: Tensor, tmp_path: Path) -> None:
@@ -186,6 +190,30 @@ def test_resnets_for_cifar(numbered: bool, tmp_path: Path) -> None:
         for layer in layers:
             maps = layer(maps)
         torch.testing.assert_close(load_encoder(tmp_path / "out")(view), maps.mean((2, 3)), rtol=1e-5, atol=1e-5)
+
+
+def test_the_normalisation_taken_is_told(tmp_path: Path) -> None:
+    for channels in (1, 3):
+        network = build_encoder("convnet_tiny", image_size=16, channels=channels)
+        torch.save(network.body.state_dict(), tmp_path / f"{channels}.pth")
+
+    def taken(channels: int, **options: Any) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
+        """What is saved, and what is told."""
+        narrator, out = Narrator(), tmp_path / f"out{channels}{len(options)}"
+        import_encoder(
+            tmp_path / f"{channels}.pth",
+            **{"encoder": "convnet_tiny", "image_size": 16, "channels": channels, "out": out, **options},
+            narrator=narrator,
+        )
+        saved = read_encoder_config(out)["twoviews"]["preprocessing"]
+        return saved, {name: told["value"] for name, told in narrator.decisions.items()}
+
+    imagenet = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
+    assert taken(3) == (imagenet, imagenet)
+    assert taken(1) == ({"mean": [0.5], "std": [0.5]},) * 2
+    stated = {"mean": [0.25, 0.5, 0.75], "std": [0.5, 0.5, 0.5]}
+    arrays = {name: np.array(values, np.float32) for name, values in stated.items()}
+    assert taken(3, **arrays) == (stated, {})
 
 
 def test_a_network_of_timm(tmp_path: Path) -> None:

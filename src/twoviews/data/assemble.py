@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -14,7 +14,7 @@ from twoviews.data.decoding.intensity import Intensity, in_words, measure, some_
 from twoviews.data.decoding.opened import MAX_CHANNELS
 from twoviews.data.decoding.photo import colour
 from twoviews.data.pool import for_each
-from twoviews.data.source import Raw, Source, Stored
+from twoviews.data.source import Raw, Source, is_stored
 from twoviews.errors import DataError, UsageError
 from twoviews.narrate import Narrator
 
@@ -133,7 +133,7 @@ class Assembly:
         self._reasons: dict[int, str] = {}
         self._values: NDArray[np.uint8] | None = None
         self._form: Form | None = None
-        self._order: Sequence[int] = source.storage_order.tolist() if isinstance(source, Stored) else range(len(source))
+        self._order: Sequence[int] = source.storage_order.tolist() if is_stored(source) else range(len(source))
 
     def look(self, *, budget: int) -> Form:
         """Read every header. While all images are alike and fit into `budget` bytes, decode them on the way.
@@ -192,7 +192,9 @@ class Assembly:
             if not chosen:
                 self._plan()
                 raise DataError(f"{self._source.spec!r}: none of the sampled images can be decoded")
-            self.intensity, reason = measure(setting, chosen, windows=windows)
+            found, reason = measure(setting, chosen, windows=windows)
+            # 8 bits, which `auto` leaves out here, would later be nearly black by this range.
+            self.intensity = replace(found, deep=setting.kind == "auto" and found.kind == "range")
             self._narrator.chose("data.intensity", str(self.intensity), reason)
 
     def _some_samples(self) -> Iterator[tuple[NDArray[Any], tuple[float, float] | None]]:

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from twoviews.data import cache
 from twoviews.data.assemble import Storage
 from twoviews.data.obtain import fingerprint, obtain
-from twoviews.data.source import Grouped, Spec, open_source
+from twoviews.data.source import Spec, is_grouped, open_source
 from twoviews.data.sources.parts import without
 from twoviews.errors import DataError, UsageError, unknown_name
 from twoviews.narrate import Narrator, quiet
@@ -169,7 +169,7 @@ def load_corpus(
         )
     mark = found.fingerprint or fingerprint(found.values, found.sizes, ids)
     groups = None
-    if isinstance(source, Grouped) and any(group is not None for group in source.groups):
+    if is_grouped(source) and any(group is not None for group in source.groups):
         groups = tuple(source.groups[i] for i in kept)
     return Corpus(
         found.values,

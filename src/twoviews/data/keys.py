@@ -10,8 +10,9 @@ import numpy as np
 import PIL
 from PIL import Image
 
+from twoviews.data.decoding.photo import alone
 from twoviews.data.pool import for_each
-from twoviews.data.source import Raw, Source, Stored
+from twoviews.data.source import Raw, Source, is_stored
 from twoviews.narrate import Narrator
 
 _VERSION = 3  # raise it when decoding changes: what is cached then is not reused
@@ -60,7 +61,7 @@ class Key:
 
 def cheap_key(source: Source, *, how: str) -> Key | None:
     """The key of a source decoded as `how` says, from files' times alone; None where items are no files."""
-    stored = source.stamp if isinstance(source, Stored) else None
+    stored = source.stamp if is_stored(source) else None
     ids, stamp = hashlib.sha256(), hashlib.sha256((stored or "").encode("utf-8", "surrogatepass"))
     for index in range(len(source)):
         item = source[index]
@@ -104,7 +105,8 @@ def content_of(raw: Raw) -> bytes:
             digest.update(raw)
         else:
             if isinstance(raw, Image.Image):
-                digest.update(_around_pixels(raw).encode("utf-8", "surrogatepass"))
+                with alone(raw):
+                    digest.update(_around_pixels(raw).encode("utf-8", "surrogatepass"))
             array = np.ascontiguousarray(raw)
             digest.update(f"{array.dtype} {array.shape}".encode() + array.tobytes())
     except Exception:  # foreign code, and lazily opened images
@@ -127,7 +129,7 @@ def content_of_source(source: Source, *, narrator: Narrator) -> str:
     def work(index: int) -> None:
         contents[index] = content_at(source, index)
 
-    order: Sequence[int] = source.storage_order.tolist() if isinstance(source, Stored) else range(len(source))
+    order: Sequence[int] = source.storage_order.tolist() if is_stored(source) else range(len(source))
     for_each(order, work, narrator=narrator, what="comparing images")
     return join_contents(contents)
 

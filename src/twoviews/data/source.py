@@ -4,8 +4,9 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from inspect import getattr_static
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias, runtime_checkable
+from typing import Any, Protocol, TypeAlias, TypeGuard, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,7 +43,7 @@ class Source(Protocol):
 
 
 @runtime_checkable
-class Grouped(Protocol):
+class Grouped(Source, Protocol):
     """A source whose items have groups; the same as each `Item.group`."""
 
     @property
@@ -50,7 +51,7 @@ class Grouped(Protocol):
 
 
 @runtime_checkable
-class Stored(Protocol):
+class Stored(Source, Protocol):
     """A source that is cheaper to read in another order than that of its ids."""
 
     @property
@@ -59,6 +60,26 @@ class Stored(Protocol):
     def stamp(self) -> str:
         """Changes when the stored bytes change."""
         ...
+
+
+def is_source(thing: Any) -> TypeGuard[Source]:
+    """Whether it has a source's members. In Python 3.11 `isinstance` computes them, and may so read all items."""
+    return _has(thing, "spec", "labels", "__len__", "__getitem__")
+
+
+def is_grouped(source: Source) -> TypeGuard[Grouped]:
+    """Whether it knows groups, which are not computed."""
+    return _has(source, "groups")
+
+
+def is_stored(source: Source) -> TypeGuard[Stored]:
+    """Whether it has an order of its own and a stamp; neither is computed."""
+    return _has(source, "storage_order", "stamp")
+
+
+def _has(thing: Any, *members: str) -> bool:
+    missing = object()
+    return all(getattr_static(thing, member, missing) is not missing for member in members)
 
 
 # Any: torch is not imported to name its tensors and data sets.
@@ -108,7 +129,7 @@ def open_source(spec: Spec, *, labels: str | Path | None = None, download: bool 
         from twoviews.data.sources.arrays import from_arrays
 
         return from_arrays(spec)
-    if isinstance(spec, Source):
+    if is_source(spec):
         return spec
     if isinstance(spec, list | tuple) and spec and all(isinstance(part, str | Path) for part in spec):
         from twoviews.data.sources.joined import open_all
@@ -156,6 +177,8 @@ def _open_path(spec: str, *, download: bool = False) -> Source:
             return _open_folder(path, split)
         if path.is_file():
             return _open_file(path, split)
+        if path.exists():
+            raise DataError(f"{str(path)!r} is no regular file: give {KINDS}")
     except OSError as error:
         raise DataError(f"{str(path)!r} may not be read: {error.strerror}") from error
     raise _missing(spec, path)

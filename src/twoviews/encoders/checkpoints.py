@@ -64,6 +64,11 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
+def is_copy(prefix: str) -> bool:
+    """Whether what stands before tensors' names tells of a momentum encoder."""
+    return any(word in prefix for word in _COPIES)
+
+
 def find_encoder(tensors: Mapping[str, Tensor], body: nn.Module, *, file: str, prefix: str | None = None) -> Found:
     """The tensors of `body` among those of a checkpoint, whatever stands before their names.
 
@@ -133,8 +138,7 @@ def _with_prefix(tensors: Mapping[str, Tensor], names: Mapping[str, str], prefix
 
 def _rank(found: Found) -> tuple[int, bool, int]:
     """More tensors, then no copy, then the shorter prefix."""
-    copy = any(word in found.prefix for word in _COPIES)
-    return len(found.state), not copy, -len(found.prefix)
+    return len(found.state), not is_copy(found.prefix), -len(found.prefix)
 
 
 def _some(names: Sequence[str]) -> str:

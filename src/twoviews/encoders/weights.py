@@ -11,7 +11,7 @@ from safetensors.torch import load
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from twoviews.encoders.checkpoints import find_encoder, is_checkpoint, read_checkpoint
+from twoviews.encoders.checkpoints import Found, find_encoder, is_checkpoint, is_copy, read_checkpoint
 from twoviews.encoders.zoo import Encoder
 from twoviews.errors import DataError, RefusedError, UsageError
 
@@ -50,20 +50,17 @@ def initialize(encoder: Encoder, init: str | Path) -> Transfer:
 
     Tensors of equal name and shape are copied. A first convolution (or patch embedding) of another kernel or
     channel count is adapted, see `adapt_convolution`; a position embedding is resized. The rest stays random, but of
-    a checkpoint (`.pt`, `.pth`, `.ckpt`, `.bin`, `.tar`) every tensor of the encoder must come.
+    a checkpoint (`.pt`, `.pth`, `.ckpt`, `.bin`, `.tar`) every tensor of the encoder must come. In a file the encoder
+    is found as in `transfer_checkpoint`, whatever stands before its names.
     Errors: DataError for weights that cannot be had or read, RefusedError for a pickle of more than tensors, UsageError
     when less than half of the tensors fit, or of a checkpoint not all.
     """
     if str(init) in PUBLIC:
-        state, source = _public_state(encoder), f"the public weights of {encoder.architecture['name']}"
+        source = f"the public weights of {encoder.architecture['name']}"
+        transfer = transfer_weights(encoder.body, _public_state(encoder), source=source)
     else:
         path = _weights_file(init)
-        if is_checkpoint(path):
-            transfer = transfer_checkpoint(encoder.body, path)
-            encoder.initialization = str(transfer)
-            return transfer
-        state, source = read_safetensors(path), path.name
-    transfer = transfer_weights(encoder.body, state, source=source)
+        transfer = (transfer_checkpoint if is_checkpoint(path) else _transfer_safetensors)(encoder.body, path)
     encoder.initialization = str(transfer)
     return transfer
 
@@ -72,7 +69,8 @@ def initialize(encoder: Encoder, init: str | Path) -> Transfer:
 def transfer_weights(body: nn.Module, state: Mapping[str, Tensor], *, source: str = "the given weights") -> Transfer:
     """Copy the tensors of `state` that fit into `body`, adapting the first convolution and positions.
 
-    A prefix before every name, such as `backbone.`, is taken off. Errors: UsageError when less than half fit.
+    A prefix before every name, such as `backbone.`, is taken off; of several, that of no momentum encoder.
+    Errors: UsageError when less than half fit.
     """
     own = body.state_dict()
     state = _without_prefix(state, own)
@@ -110,10 +108,8 @@ def transfer_checkpoint(body: nn.Module, path: Path, *, prefix: str | None = Non
     tensors = read_safetensors(path) if path.suffix.lower() == ".safetensors" else read_checkpoint(path)
     found = find_encoder(tensors, body, file=path.name, prefix=prefix)
     own = body.state_dict()
-    counters = {name: own[name] for name in own if name not in found.state}  # BatchNorm's, which older files lack
-    source = f"{path.name}, {found.prefix!r}" if found.prefix else path.name
     before = {name: value.clone() for name, value in own.items()}
-    moved = transfer_weights(body, {**counters, **found.state}, source=source)
+    moved = _transfer_found(body, found, file=path.name)
     changed = moved.missing + (moved.adapted if exact else ())
     if changed:
         body.load_state_dict(before)
@@ -123,7 +119,7 @@ def transfer_checkpoint(body: nn.Module, path: Path, *, prefix: str | None = Non
             f"{tuple(own[name].shape)} here, and {len(changed) - 1} more differ: name the network, the stem and the "
             "channels that it was trained with"
         )
-    return replace(moved, unused=found.left_out, prefix=found.prefix)
+    return moved
 
 
 def adapt_convolution(weight: Tensor, *, channels: int, kernel: tuple[int, int]) -> Tensor:
@@ -209,16 +205,33 @@ def _weights_file(init: str | Path) -> Path:
     )
 
 
+def _transfer_safetensors(body: nn.Module, path: Path) -> Transfer:
+    tensors = read_safetensors(path)
+    try:
+        found = find_encoder(tensors, body, file=path.name)
+    except UsageError:  # a part of the network is enough to begin from
+        return transfer_weights(body, tensors, source=path.name)
+    return _transfer_found(body, found, file=path.name)
+
+
+def _transfer_found(body: nn.Module, found: Found, *, file: str) -> Transfer:
+    own = body.state_dict()
+    counters = {name: own[name] for name in own if name not in found.state}  # BatchNorm's, which older files lack
+    source = f"{file}, {found.prefix!r}" if found.prefix else file
+    moved = transfer_weights(body, {**counters, **found.state}, source=source)
+    return replace(moved, unused=found.left_out, prefix=found.prefix)
+
+
 def _without_prefix(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     if not own:
         return state
     probe = next(iter(own))
     prefixes = {""} | {name.removesuffix(probe) for name in state if name.endswith("." + probe)}
 
-    def hits(prefix: str) -> int:
-        return sum(prefix + name in state for name in own)
+    def rank(prefix: str) -> tuple[int, bool]:
+        return sum(prefix + name in state for name in own), not is_copy(prefix)
 
-    best = max(sorted(prefixes), key=hits)
+    best = max(sorted(prefixes), key=rank)
     return {name.removeprefix(best): value for name, value in state.items()}
 
 

@@ -41,13 +41,15 @@ class Check:
 
 
 def compare(subject: Subject, reopened: Reopened, pictures: Sequence[NDArray[np.uint8]], *, on: str) -> Check:
-    """Run both on each picture (H, W, C), and on all of them cut to one size, as a batch.
+    """Run both on each picture (H, W, C), and on a corner of all of them, at most twice the stored side, as a batch.
 
     Raises TwoviewsError where an output differs by more than TOLERANCE.
     """
     program, names = subject.program(), subject.outputs()
     difference, scale = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0.0)
-    height, width = (min(picture.shape[axis] for picture in pictures) for axis in (0, 1))
+    # Photographs at their full size, together in float32, would fill the memory.
+    limit = 2 * subject.stored_side
+    height, width = (min(limit, *(picture.shape[axis] for picture in pictures)) for axis in (0, 1))
     together = np.stack([picture[:height, :width] for picture in pictures])
     for images in [*(picture[None] for picture in pictures), together]:
         batch = torch.from_numpy(np.ascontiguousarray(images))

@@ -13,7 +13,7 @@ import numpy as np
 from twoviews import distributed
 from twoviews.config import Evaluate
 from twoviews.data.corpus import read_excluded, sort_classes
-from twoviews.data.source import Source, Spec, open_source
+from twoviews.data.source import Source, Spec, is_source, open_source
 from twoviews.data.sources.parts import groups_of, without
 from twoviews.evaluation.compare import Split
 from twoviews.evaluation.subsets import split_validation
@@ -87,7 +87,7 @@ def check_comparison(
 
 
 def _tells_labels(spec: Spec) -> bool:
-    return isinstance(spec, str | Path | list | tuple | np.ndarray | Source)
+    return isinstance(spec, str | Path | list | tuple | np.ndarray) or is_source(spec)
 
 
 def _part(source: Source, spec: Spec) -> _Part:

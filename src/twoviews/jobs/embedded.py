@@ -1,5 +1,6 @@
 """What is embedded already: by an earlier call, in its folder, or by an interrupted one, in parts beside it."""
 
+import csv
 import hashlib
 import json
 import os
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from twoviews.data.keys import content_at, content_of, file_stamp
 from twoviews.data.pool import for_each
-from twoviews.data.source import Raw, Source, Stored
+from twoviews.data.source import Raw, Source, is_stored
 from twoviews.errors import DataError
 from twoviews.evaluation.tables import CHUNK, Table, read_index, read_parquet, read_parquet_table
 from twoviews.narrate import Narrator
@@ -67,7 +68,7 @@ def read_known(folder: Path, table: Table | None, parts: Path) -> Known:
         try:
             with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
                 made, refused = json.loads(bytes(archive["table"]))
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile):  # the power failed
+        except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):  # the power failed
             path.unlink(missing_ok=True)
             continue
         places += [(len(files), row) for row in range(len(made))]
@@ -88,10 +89,11 @@ def table_in(folder: Path) -> Table | None:
         else:
             table = read_parquet_table(folder / "vectors.parquet")
         if table is not None:
-            count = len(_vectors_in(folder)) if (folder / "vectors.npy").is_file() else len(table)
-            if count != len(table) or len(set(table.ids)) < len(table):
-                raise ValueError(f"{count} vectors, {len(table)} rows, {len(set(table.ids))} ids")
-    except (OSError, ValueError) as error:
+            if len(set(table.ids)) < len(table):
+                raise ValueError(f"{len(table)} rows, {len(set(table.ids))} ids")
+            meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+            _check_vectors(folder, (len(table), meta["dimensions"]))
+    except (OSError, EOFError, ValueError, KeyError, TypeError, csv.Error) as error:
         raise DataError(
             f"the embeddings in {str(folder)!r} are damaged ({error}): give --overwrite to make them anew"
         ) from None
@@ -131,7 +133,7 @@ def next_number(parts: Path) -> int:
 
 def stamp_of(source: Source, index: int) -> str:
     """What tells whether an item may have changed: its file's size, times and place, or what is read of it."""
-    if isinstance(source, Stored):
+    if is_stored(source):
         return _short(source.stamp.encode("utf-8", "surrogatepass"))
     try:
         raw = source[index].read()
@@ -155,7 +157,7 @@ def find_unchanged(
     found = known.places_of(ids)
     stamps = np.zeros(len(ids), "S16")
     at = np.flatnonzero(found >= 0)
-    together = stamp_of(source, 0) if isinstance(source, Stored) and len(at) else None
+    together = stamp_of(source, 0) if is_stored(source) and len(at) else None
     for item in at.tolist():
         stamps[item] = (together or stamp_of(source, item)).encode()
     doubtful = at[stamps[at] != known.table.stamps[found[at]]]
@@ -166,7 +168,7 @@ def find_unchanged(
                 found[item] = -1
 
         order: Iterable[int] = doubtful.tolist()
-        if isinstance(source, Stored):
+        if is_stored(source):
             wanted = np.zeros(len(ids), bool)
             wanted[doubtful] = True
             stored = source.storage_order
@@ -184,6 +186,23 @@ def _vectors_in(path: Path) -> NDArray[np.float32]:
     if (path / "vectors.npy").is_file():
         return np.load(path / "vectors.npy", mmap_mode="r", allow_pickle=False)  # type: ignore[no-any-return]
     return read_parquet(path / "vectors.parquet")[0]
+
+
+def _check_vectors(folder: Path, shape: tuple[int, int]) -> None:
+    """Raise OSError, KeyError or ValueError unless vectors (N, D) of float32 lie beside the table; none are read."""
+    found: object
+    wanted: object
+    if (folder / "index.csv").is_file():
+        vectors = np.lib.format.open_memmap(folder / "vectors.npy", mode="r")
+        found, wanted = (vectors.shape, str(vectors.dtype)), (shape, "float32")
+    else:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        found = pq.read_schema(folder / "vectors.parquet").field("vector").type
+        wanted = pa.list_(pa.float32(), shape[1])
+    if found != wanted:
+        raise ValueError(f"vectors are {found}, not {wanted}")
 
 
 def _short(text: bytes) -> str:

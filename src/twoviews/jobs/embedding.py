@@ -14,7 +14,7 @@ from twoviews.compute import Compute
 from twoviews.data.assemble import Assembly, Form, Storage, choose_form
 from twoviews.data.corpus import Rejected
 from twoviews.data.decoding.decode import Header
-from twoviews.data.source import Item, Source, Spec, Stored, open_source
+from twoviews.data.source import Item, Source, Spec, is_stored, open_source
 from twoviews.errors import DataError
 from twoviews.evaluation.features import Embeddings
 from twoviews.jobs.embedded import Known, find_unchanged
@@ -98,7 +98,7 @@ def embed_into(
             folder.begin(opened, form)
             known = folder.known(form)
             found, stamps = find_unchanged(source, ids, known, narrator=narrator)
-            order = source.storage_order if isinstance(source, Stored) else np.arange(len(ids))
+            order = source.storage_order if is_stored(source) else np.arange(len(ids))
             todo = order[found[order] < 0]
             distributed.require_equal([len(todo), int(todo.sum())], "list of what is to be embedded")
             folder.need(len(ids), more=len(todo), dimensions=maker.dimensions)

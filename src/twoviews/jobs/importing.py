@@ -32,7 +32,8 @@ def import_encoder(
     `file`: `.pt`, `.pth`, `.ckpt`, `.bin` or `.tar`, of which tensors alone are read, or `.safetensors`. `encoder`,
     `image_size`, `channels`, `stem`: the network that it was trained as, see `build_encoder`; solo-learn's and
     lightly's for CIFAR have the stem `small`. `prefix`: before the names of the encoder that is meant, of several, as
-    `state_dict.momentum_backbone.`. `mean`, `std`: of its training, one number a channel; ImageNet's by default.
+    `state_dict.momentum_backbone.`. `mean`, `std`: of its training, one number a channel; by default
+    ImageNet's for three channels and 0.5 for any other number, which is told.
 
     Every tensor of the network must be there in its shape. Gives `out`, `encoder`, `num_features`, `tensors` (how
     many), `prefix`, `left_out` (names: heads, momentum encoders, optimisers). Errors: UsageError for weights of another
@@ -50,8 +51,17 @@ def import_encoder(
         )
     check_new(out)
     usual = NORMALIZATIONS["imagenet" if channels == 3 else "symmetric"]
-    mean, std = mean or usual[0], std or usual[1]
-    mean, std = Views(POLICIES["none"], image_size=image_size, mean=mean, std=std).normalization(channels)
+    views = Views(
+        POLICIES["none"],
+        image_size=image_size,
+        mean=usual[0] if mean is None else list(map(float, mean)),
+        std=usual[1] if std is None else list(map(float, std)),
+    )
+    seen = dict(zip(("mean", "std"), map(list, views.normalization(channels)), strict=True))
+    for name, given in (("mean", mean), ("std", std)):
+        if given is None:
+            reason = f"a checkpoint does not tell: ImageNet's for 3 channels, else 0.5; --{name} states another"
+            narrator.chose(name, seen[name], reason)
     built = build_encoder(encoder, image_size=image_size, channels=channels, stem=stem)
     found = transfer_checkpoint(built.body, file, prefix=prefix, exact=True)
     narrator.say(str(found))
@@ -59,7 +69,7 @@ def import_encoder(
         save_encoder(
             built,
             staged,
-            preprocessing={"mean": list(mean), "std": list(std)},
+            preprocessing=seen,
             extra={"cache_side": round(STORED * image_size), "origin": f"imported by twoviews from {file.name}"},
         )
     return {

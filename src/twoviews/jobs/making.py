@@ -18,7 +18,7 @@ from twoviews.data.decoding.intensity import Intensity
 from twoviews.data.keys import UNREADABLE, cheap_key, content_of
 from twoviews.data.loading import Batch
 from twoviews.data.pool import for_each
-from twoviews.data.source import Source, Stored
+from twoviews.data.source import Source, is_stored
 from twoviews.errors import DataError
 from twoviews.evaluation.features import embed
 from twoviews.jobs.embedded import next_number, stamp_of, stamp_of_raw, write_part
@@ -38,7 +38,7 @@ class Maker:
         self._source, self._encoder, self._compute = source, encoder, compute
         self._storage = opened.preprocessing.storage
         self._views = opened.preprocessing.views()
-        self._stamp = stamp_of(source, 0) if isinstance(source, Stored) else None
+        self._stamp = stamp_of(source, 0) if is_stored(source) else None
         self._cached: Decoded | None = None
         self._rows: dict[int, int] = {}
         self._seconds = 0.0

@@ -1,13 +1,12 @@
 """A new folder that is written whole or not at all."""
 
 import os
-import secrets
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from twoviews.errors import RefusedError, ResourceError
+from twoviews.evaluation.features import staged_beside
 
 
 def check_new(out: Path) -> None:
@@ -31,14 +30,11 @@ def filled(out: Path) -> Iterator[Path]:
 
     Raises ResourceError where it cannot be written.
     """
-    staged = out.absolute().parent / f".writing-{secrets.token_hex(8)}"
     try:
-        staged.mkdir(parents=True)
-        yield staged
-        if out.is_dir():
-            out.rmdir()  # it is empty
-        staged.rename(out)
+        with staged_beside(out) as staged:
+            yield staged
+            if out.is_dir():
+                out.rmdir()  # it is empty
+            staged.rename(out)
     except OSError as error:
         raise ResourceError(f"cannot write to {out} ({error.strerror}): choose another --out, or make room") from error
-    finally:
-        shutil.rmtree(staged, ignore_errors=True)

@@ -46,17 +46,22 @@ class Preprocessing:
 
     @staticmethod
     def of(folder: Path) -> "Preprocessing":
-        """Read `config.json` of an encoder folder."""
+        """Read `config.json` of an encoder folder. Raises DataError for one that does not say it all."""
         config = read_json(folder / "config.json")
-        own, cfg = config["twoviews"], config["pretrained_cfg"]
-        storage = Storage(
-            own["cache_side"],
-            own["channels"],
-            own.get("intensity", "uint8"),
-            own.get("background", "white"),
-            own.get("pages", "auto"),
-        )
-        return Preprocessing(own["image_size"], storage, tuple(cfg["mean"]), tuple(cfg["std"]))
+        try:
+            own, cfg = config["twoviews"], config["pretrained_cfg"]
+            storage = Storage(
+                own.get("cache_side", round(STORED * own["image_size"])),
+                own["channels"],
+                own.get("intensity", "uint8"),
+                own.get("background", "white"),
+                own.get("pages", "auto"),
+            )
+            return Preprocessing(own["image_size"], storage, tuple(cfg["mean"]), tuple(cfg["std"]))
+        except (KeyError, TypeError, ValueError, UsageError) as error:
+            raise DataError(
+                f"{folder / 'config.json'} does not say how images are seen ({error!r}): save the encoder again"
+            ) from error
 
     @staticmethod
     def from_facts(facts: Mapping[str, Any]) -> "Preprocessing":

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from twoviews.config import make_recipe
 from twoviews.data.corpus import Corpus, read_csv
-from twoviews.data.source import Grouped, Spec, open_source
+from twoviews.data.source import Spec, is_grouped, open_source
 from twoviews.errors import DataError, TwoviewsError
 from twoviews.jobs.copies import Mask, Seen, find_copies
 from twoviews.jobs.decide import storage_of
@@ -264,7 +264,7 @@ def _groups_of(spec: Spec, ids: set[str], labels: str | Path | None, *, download
     """The groups of some items of a source; nothing is decoded."""
     try:
         source = open_source(spec, labels=labels, download=download)
-        if not isinstance(source, Grouped):
+        if not is_grouped(source):
             return set()
         return {group for i, group in enumerate(source.groups) if group is not None and source[i].id in ids}
     except TwoviewsError:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from twoviews import distributed
-from twoviews.data.source import Grouped, Spec, open_source
+from twoviews.data.source import Spec, is_grouped, open_source
 from twoviews.data.sources.tags import TaggedSource, open_tagged
 from twoviews.errors import DataError, UsageError
 from twoviews.evaluation.certainty import items_needed
@@ -250,7 +250,7 @@ class _Several:
 def _units(shown: TaggedSource, known: Embeddings) -> list[str | None] | None:
     """The groups of the examples, where there are any."""
     source = shown.source
-    if not isinstance(source, Grouped) or not any(group is not None for group in source.groups):
+    if not is_grouped(source) or not any(group is not None for group in source.groups):
         return None
     of_item = {source[at].id: group for at, group in enumerate(source.groups)}
     return [of_item[item] for item in known.ids]

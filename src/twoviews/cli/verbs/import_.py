@@ -25,7 +25,11 @@ def declare(command: Declare) -> None:
     sub.add_argument("--prefix", metavar="TEXT", help="before the tensors of the encoder that is meant, of several")
     for name in ("mean", "std"):
         sub.add_argument(
-            f"--{name}", type=float, nargs="+", metavar="X", help="of its training, a channel (default: ImageNet's)"
+            f"--{name}",
+            type=float,
+            nargs="+",
+            metavar="X",
+            help="of its training, a channel (default: ImageNet's of 3, else 0.5)",
         )
     common_options(sub)
 

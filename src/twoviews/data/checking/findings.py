@@ -16,7 +16,7 @@ from twoviews.data.checking.inspectors import inspect
 from twoviews.data.checking.prints import Prints
 from twoviews.data.checking.process import Request
 from twoviews.data.decoding.decode import Header
-from twoviews.data.source import Source, Stored
+from twoviews.data.source import Source, is_stored
 from twoviews.errors import DataError
 from twoviews.narrate import Narrator
 
@@ -150,7 +150,7 @@ class Findings:
 def inspect_source(source: Source, *, request: Request, narrator: Narrator, what: str) -> Findings:
     """Examine every item of a source. Raises DataError where none is readable, ResourceError without processes."""
     found = Findings(source)
-    order = source.storage_order.tolist() if isinstance(source, Stored) else range(len(source))
+    order = source.storage_order.tolist() if is_stored(source) else range(len(source))
     start = time.perf_counter()
     inspect(order, lambda row: source[row].read(), found.keep, request=request, narrator=narrator, what=what)
     found.seconds = time.perf_counter() - start

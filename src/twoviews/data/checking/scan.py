@@ -19,7 +19,7 @@ from twoviews.data.checking.suggest import suggest, suggest_intensity, suggest_p
 from twoviews.data.corpus import Rejected, sort_classes
 from twoviews.data.decoding.decode import Header
 from twoviews.data.decoding.intensity import in_words
-from twoviews.data.source import Grouped, Source, Spec, open_source
+from twoviews.data.source import Source, Spec, is_grouped, open_source
 from twoviews.narrate import Narrator, quiet
 
 __all__ = ["ScanReport", "scan", "suggest", "suggest_policy"]
@@ -103,7 +103,7 @@ def _report(found: Findings, *, leaks: Leaks | None, nearness: Nearness | None) 
         classes=classes,
         balance=_balance(list(classes.values())),
         unlabelled=names[None],
-        groups=len(set(source.groups) - {None}) if isinstance(source, Grouped) else None,
+        groups=len(set(source.groups) - {None}) if is_grouped(source) else None,
         duplicates=tuple(found.ids(group) for group in equal),
         same_files=tuple(found.ids(group) for group in found.equal(found.file_digests)),
         near_by=_by_hash(headers) if nearness is None else nearness.by,
@@ -127,7 +127,7 @@ def _leaks(found: Findings, other: Findings, nearness: Nearness | None) -> Leaks
         known = {found.source[match.first].id for match in exact}
         near = tuple(pair for pair in nearness.against if pair.first not in known)
     shared: set[str | None] = set()
-    if isinstance(found.source, Grouped) and isinstance(other.source, Grouped):
+    if is_grouped(found.source) and is_grouped(other.source):
         shared = (set(found.source.groups) & set(other.source.groups)) - {None}
     return Leaks(
         spec=other.source.spec,

@@ -26,7 +26,7 @@ from twoviews.data.decoding import dicom, tiff
 from twoviews.data.decoding.deep import from_array, from_grey, open_png16, strips
 from twoviews.data.decoding.intensity import Intensity
 from twoviews.data.decoding.opened import MAX_PIXELS, Header, Opened, Range, Unreadable, check_size
-from twoviews.data.decoding.photo import Photo, formats, one_at_a_time
+from twoviews.data.decoding.photo import Photo, alone, formats, one_at_a_time
 from twoviews.data.source import Raw
 
 __all__ = ["MAX_PIXELS", "Header", "OpenImage", "Unreadable", "decode", "quiet_pillow"]
@@ -128,7 +128,10 @@ class OpenImage:
         if isinstance(raw, np.ndarray):
             return from_array(raw, background=background)
         if isinstance(raw, Image.Image):
-            return _from_pillow(raw, None, background=background)
+            with alone(raw):
+                opened = _from_pillow(raw, None, background=background)
+                raw.load()  # last: it takes away what tells the depth
+            return opened
         stream: IO[bytes]
         if isinstance(raw, Path):
             if not stat.S_ISREG(raw.stat().st_mode):  # opening a pipe would wait for ever

@@ -12,7 +12,7 @@ from twoviews.data.decoding.opened import Header, Opened, Range, Unreadable
 
 MAGIC, MAGIC_AT = b"DICM", 128
 _PIXEL_DATA, _NO_LENGTH = (0x7FE0, 0x0010), 0xFFFFFFFF
-_DEFLATED = b"1.2.840.10008.1.2.1.99"
+_MAX_HEADER = 1 << 26
 _GREY = ("MONOCHROME1", "MONOCHROME2", "")
 _COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 """What pydicom gives as RGB."""
@@ -29,10 +29,7 @@ def open_dicom(stream: IO[bytes], *, pages: str) -> Opened:
         from pydicom.pixels.utils import pixel_array
     except ImportError:
         raise Unreadable("a DICOM file: it needs pydicom, pip install 'twoviews[dicom]'") from None
-    if _DEFLATED in stream.read(4096):  # pydicom would inflate it whole to read the header, whatever it grows to
-        raise Unreadable("a DICOM file that is deflated as a whole: write it again in another transfer syntax")
-    stream.seek(0)
-    data: Any = pydicom.dcmread(stream, stop_before_pixels=True)
+    data: Any = pydicom.dcmread(cast(BinaryIO, _Header(stream)), stop_before_pixels=True)
     _check_pixels(stream, implicit=bool(data.original_encoding[0]), order="<" if data.original_encoding[1] else ">")
     kind = str(data.get("PhotometricInterpretation", ""))
     samples, frames = int(data.get("SamplesPerPixel", 1)), int(data.get("NumberOfFrames", 1) or 1)
@@ -68,6 +65,24 @@ def open_dicom(stream: IO[bytes], *, pages: str) -> Opened:
 
     header = Header(int(data.Columns), int(data.Rows), channels, "DICOM", kind, depth, note)
     return Values(header, load, window=_window(data, mirror=mirror))
+
+
+class _Header:
+    """A stream of which pydicom gets the header, of bounded size. Raises Unreadable."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream, self._left = stream, _MAX_HEADER
+        self.seek, self.tell = stream.seek, stream.tell
+
+    def read(self, size: int = -1) -> bytes:
+        # pydicom reads to the end only what it then inflates, to whatever size. It alone knows which transfer syntax
+        # it goes by: elements before it may have any length, and it may occur twice.
+        if size < 0:
+            raise Unreadable("a DICOM file that is deflated as a whole: write it again in another transfer syntax")
+        self._left -= size
+        if self._left < 0:
+            raise Unreadable(f"a DICOM file whose header is larger than {_MAX_HEADER >> 20} MB")
+        return self._stream.read(size)
 
 
 def _check_pixels(stream: IO[bytes], *, implicit: bool, order: str) -> None:

@@ -19,6 +19,7 @@ FORMS = (
 AUTO_PERCENTILES = (0.1, 99.9)
 """Of `auto`: a hot pixel decides nothing, and what is bright but rare, as in fluorescence, keeps its shades."""
 
+_DEEP = ":deep"
 _GOLDEN = (5**0.5 - 1) / 2
 
 
@@ -29,7 +30,8 @@ class Intensity:
     uint8       8-bit values as they are; deeper images are refused
     uint16      the whole range of unsigned integers of 8 and of 16 bits
     file        the window (level, width) that each DICOM file states
-    range       `ranges`: (low, high) for all channels, or one for each
+    range       `ranges`: (low, high) for all channels, or one for each; where it is `deep`, as one that `auto` measured
+                (`range:LOW,HIGH:deep`), 8-bit images are refused
     percentile  a range still to be measured on the pool, `ranges[0]` in per cent
     auto        one of these, still to be decided on the pool
 
@@ -39,11 +41,13 @@ class Intensity:
 
     kind: Kind = "auto"
     ranges: tuple[Range, ...] = ()
+    deep: bool = False
 
     @staticmethod
     def parse(text: str) -> "Intensity":
         """Read one of `FORMS`. Raises UsageError."""
         name, colon, rest = text.strip().partition(":")
+        rest, deep = (rest.removesuffix(_DEEP), True) if name == "range" and rest.endswith(_DEEP) else (rest, False)
         if not colon and name in ("auto", "uint8", "uint16", "file"):
             return Intensity(name)  # type: ignore[arg-type]
         try:
@@ -56,13 +60,14 @@ class Intensity:
         if name == "percentile" and len(ranges) == 1 and 0 <= first[0] < first[1] <= 100:
             return Intensity("percentile", ranges)
         if name == "range" and all(low < high for low, high in ranges):
-            return Intensity("range", ranges)
+            return Intensity("range", ranges, deep=deep)
         raise UsageError(f"cannot use intensity {text!r}: write {FORMS}, each LOW below HIGH and each WIDTH above 0")
 
     def __str__(self) -> str:
         if not self.ranges:
             return self.kind
-        return f"{self.kind}:" + ";".join(f"{_number(low)},{_number(high)}" for low, high in self.ranges)
+        ranges = ";".join(f"{_number(low)},{_number(high)}" for low, high in self.ranges)
+        return f"{self.kind}:{ranges}{_DEEP if self.deep else ''}"
 
     @property
     def known(self) -> bool:
@@ -71,6 +76,8 @@ class Intensity:
 
     def refuses(self, *, depth: str, window: Range | None) -> str:
         """Why an image of this depth cannot be taken, or ""."""
+        if self.deep and depth == "uint8":
+            return f"{in_words(depth)}, where data.intensity was measured on deeper images: they have another range"
         if self.kind == "uint8" and depth != "uint8":
             return f"{in_words(depth)}, where data.intensity is uint8: only 8 bits a channel are taken as they are"
         if self.kind == "uint16" and depth not in ("uint8", "uint16"):

@@ -25,6 +25,9 @@ _REDUCING_GAP = 2.0
 _LARGE_PIXELS = 16_000_000
 # One large image at a time, so that a pool of threads does not multiply the peak; held again by what is called inside.
 _large = threading.RLock()
+# An image that Pillow has not loaded yet may occur more than once, and loading it is not safe across threads. Many
+# locks, so that others are loaded meanwhile; a prime number, as addresses are multiples of 16.
+_loading = tuple(threading.Lock() for _ in range(61))
 _ORIENTATION = 0x0112
 _TRANSPOSES = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -88,6 +91,11 @@ class Photo:
 def one_at_a_time(pixels: int) -> Any:
     """A context in which no two large images are decoded at once."""
     return _large if pixels > _LARGE_PIXELS else nullcontext()
+
+
+def alone(image: Image.Image) -> Any:
+    """A context in which no other thread loads this image, or reads what is known of it."""
+    return _loading[id(image) % len(_loading)]
 
 
 @cache

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from twoviews.data.source import Grouped, Item, Source, Stored
+from twoviews.data.source import Item, Source, Stored, is_grouped, is_stored
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,10 +96,10 @@ def without(source: Source, ids: Collection[str]) -> Source:
 
 def with_abilities(joined: JoinedSource) -> Source:
     """The source as one that is `Stored`, if all of its parts are."""
-    stored = tuple(part for part in joined.parts if isinstance(part, Stored))
+    stored = tuple(part for part in joined.parts if is_stored(part))
     return StoredJoinedSource(joined, stored) if len(stored) == len(joined.parts) else joined
 
 
 def groups_of(source: Source) -> Sequence[str | None]:
     """The groups of the items, None where the source knows none; as many as `len(source)`."""
-    return source.groups if isinstance(source, Grouped) else (None,) * len(source)
+    return source.groups if is_grouped(source) else (None,) * len(source)

@@ -41,9 +41,10 @@ def open_rows(images: Any, labels: Any = None) -> Source:
 
 
 def _listed(images: Any) -> list[Any] | None:
-    """The parts of a list, of a tuple that is none of (images, labels), or of an array of objects or text."""
+    """The parts of a list, a tuple that is none of (images, labels), or an array (N,) or (N, 1) of objects or text."""
     if isinstance(images, np.ndarray):
-        return images.tolist() if images.ndim == 1 and images.dtype.kind in "OUT" else None
+        column = images[:, 0] if images.ndim == 2 and images.shape[1] == 1 else images
+        return column.tolist() if column.ndim == 1 and column.dtype.kind in "OUT" else None
     if isinstance(images, tuple) and all(isinstance(part, str | PurePath | Image.Image) for part in images):
         return list(images)
     return images if isinstance(images, list) else None
