@@ -210,16 +210,33 @@ class TestEvaluate:
         ]
         assert results["protocol"]["validation"] == "given by --val"
 
-    def test_what_time_cuts_is_said(
-        self, place: Any, twoviews: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        from twoviews.jobs import length
-
-        monkeypatch.setattr(length, "MIN_UPDATES", 3)
+    def test_what_time_cuts_is_said(self, place: Any, twoviews: Command, tmp_path: Path) -> None:
         run = shutil.copytree(place.run, tmp_path / "run")
         arguments = ["evaluate", run, "--train", place.train, "--test", place.test, "--labels-per-class", 1]
-        shown = done(twoviews(*arguments, "--arms", "finetune,supervised", "--seeds", 1, "--minutes", 0.01, "--json"))
-        assert shown.json()["cut"][0].startswith("3 of at most 6 updates")
+        arms = ("--arms", "linear,finetune,supervised", "--seeds", 1, "--minutes", 0.01, "--json")
+        found = done(twoviews(*arguments, *arms)).json()
+        assert found["cut"][0].startswith("fine-tuning and baseline were not run: one training each takes")
+        assert {row["arm"] for row in found["rows"]} == {"linear"}
+        assert found["verdict"]["sentence"].startswith("No verdict")
+
+    def test_time_takes_the_trials_first(
+        self, place: Any, twoviews: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from twoviews.jobs import trained
+
+        plan = trained.plan_in_time
+        monkeypatch.setattr(
+            trained,
+            "plan_in_time",
+            lambda *a, **k: plan(*a, **k | {"seconds": 0.5, "per_update": 0.002, "per_sample": 0.0}),
+        )
+        run = shutil.copytree(place.run, tmp_path / "run")
+        arguments = ["evaluate", run, "--train", place.train, "--test", place.test, "--labels-per-class", 5]
+        arms = ("--arms", "finetune,supervised", "--seeds", 1, "--minutes", 5, "--json")
+        found = done(twoviews(*arguments, *arms)).json()
+        assert found["cut"][0].startswith("settings of fine-tuning and baseline were fixed beforehand")
+        assert {row["arm"] for row in found["rows"]} == {"finetune", "supervised"}
+        assert all(not chosen["trials"] for chosen in found["protocol"]["settings"].values())
 
     def test_the_same_again(self, place: Any, twoviews: Command, tmp_path: Path) -> None:
         run = shutil.copytree(place.run, tmp_path / "run")

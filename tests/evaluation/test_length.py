@@ -5,7 +5,7 @@ import doctest
 import pytest
 
 from twoviews.jobs import length as room
-from twoviews.jobs.length import Length, Work, fit_to_time
+from twoviews.jobs.length import Length, Work, fit_to_time, plan_in_time
 
 
 def work_of(**change):
@@ -75,3 +75,13 @@ def test_curves_are_followed_only_where_there_is_validation(val, points):
     assert work.samples([0]) == (2 * 3 + 2 * points) * (val + 512) + 2 * 3 * 600
     tried = work_of(val=val, along=True)
     assert tried.samples([0]) == (6 + 2 * 3 + (6 + 2) * points) * (val + 512) + 2 * 3 * 600
+
+
+@pytest.mark.parametrize(
+    ("seconds", "tried", "seeds"), [(1e4, True, [0, 1]), (60.0, True, [0, 1]), (40.0, False, [0, 1]), (12.0, False, [])]
+)
+def test_trials_go_before_trainings_and_these_where_one_each_does_not_fit(seconds, tried, seeds):
+    """A training is 60 updates at least, 6.5 s with what it looks at: one an arm takes 13 s, six trials 39 s more."""
+    work = Work(arms=2, labels={5: 50, 10: 100}, trials=6, tried_at=10, val=0, test=0, points=10)
+    found = plan_in_time(Length(300, 64), [0, 1], work, seconds=seconds, per_update=0.1, per_sample=0.001)
+    assert (found.tried, found.seeds) == (tried, seeds)

@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from datetime import datetime
 from functools import cache
 from itertools import chain
 from pathlib import Path
@@ -37,7 +38,8 @@ from twoviews.jobs.doubts import doubts_of
 from twoviews.jobs.early import check_comparison
 from twoviews.jobs.head import with_head
 from twoviews.jobs.labelled import load_labelled
-from twoviews.jobs.looks import finish_opening, in_words, looks, record_opening
+from twoviews.jobs.length import Planned
+from twoviews.jobs.looks import finish_opening, in_words, last_finished, looks, record_opening
 from twoviews.jobs.protocol import protocol
 from twoviews.jobs.reading import load_shared
 from twoviews.jobs.records import Journal
@@ -167,6 +169,9 @@ def evaluate(
     journal = Journal(run, identity)
     if len(journal):
         narrator.say(f"going on with a comparison that was interrupted: {len(journal):,} results are there")
+    elif (last := last_finished(run)) is not None:
+        when = datetime.fromisoformat(last["time"]).astimezone()
+        narrator.say(f"this replaces the evaluation of {when:%Y-%m-%d %H:%M} ({last['command']})")
     comparison = Comparison(data.split, metric=o.metric, remember=lambda key, make: journal.made(*key, make=make))
 
     # Arms on cached features: cheap, so all of them, at every budget.
@@ -194,12 +199,15 @@ def evaluate(
         length = replace(length, count=plan["count"])
         for text in plan["cut"]:
             narrator.warn(text)
-        largest = trained_budgets[-1]
-        trained = [training.arm(name, length, largest=largest, chosen=comparison.chosen) for name in names]
-        skipped = _compare_trained(
+        cut += plan["cut"]
+        names = names if plan["seeds"] else []
+        trained = [
+            training.arm(name, length, largest=trained_budgets[-1], chosen=comparison.chosen, tried=plan["tried"])
+            for name in names
+        ]
+        cut += _compare_trained(
             comparison, training, trained, trained_budgets, plan["seeds"], deadline=deadline, narrator=narrator
         )
-        cut += plan["cut"] + skipped
 
     def place(row: Mapping[str, Any]) -> tuple[Any, ...]:
         return order_of(row["arm"]), budgets.index(row["labels_per_class"]), row["seed"]
@@ -335,9 +343,8 @@ def _references(
     return grounds, facts, absent
 
 
-def _planned(found: tuple[Any, list[int], list[str]]) -> dict[str, Any]:
-    length, seeds, cut = found
-    return {"count": length.count, "seeds": seeds, "cut": cut}
+def _planned(found: Planned) -> dict[str, Any]:
+    return {"count": found.length.count, "seeds": found.seeds, "cut": found.cut, "tried": found.tried}
 
 
 def _pool_of(room: Arms) -> Callable[[], Corpus]:

@@ -72,6 +72,56 @@ class Work:
         return (self.trials + pairs + followed) * (self.val + STATISTICS_SAMPLES) + pairs * self.test
 
 
+@dataclass(frozen=True)
+class Planned:
+    """What is trained: without trials where `tried` is False, nothing where there are no seeds; what that `cut`."""
+
+    length: Length
+    seeds: list[int]
+    cut: list[str]
+    tried: bool = True
+
+
+def plan_in_time(
+    length: Length, seeds: list[int], work: Work, *, seconds: float, per_update: float, per_sample: float
+) -> Planned:
+    """`fit_to_time`, without the trials where these would leave no time for one training an arm, or nothing at all.
+
+    >>> work = Work(arms=2, labels={5: 50}, trials=6, tried_at=5, val=0, test=0, points=10)
+    >>> [plan_in_time(Length(300, 64), [0], work, seconds=s, per_update=0.1, per_sample=0).tried for s in (60.0, 40.0)]
+    [True, False]
+    >>> plan_in_time(Length(300, 64), [0], work, seconds=10.0, per_update=0.1, per_sample=0.0).seeds
+    []
+    """
+    smallest = min(work.labels, key=lambda budget: work.labels[budget])
+    least = _least(length, work)
+    once = replace(work, labels={smallest: work.labels[smallest]}, trials=0, tried_at=None, along=False)
+    shortest = once.units(least, [0]) * least.count * per_update + once.samples([0]) * per_sample
+    if shortest > seconds:
+        told = f"one training each takes {shortest:.0f} s at least, and {max(0.0, seconds):.0f} s were left"
+        return Planned(length, [], [f"fine-tuning and baseline were not run: {told}"], tried=False)
+    trials = replace(work, arms=0)
+    trying = trials.units(least, [0]) * least.count * per_update + trials.samples([]) * per_sample
+    tried = work.trials == 0 or shortest + trying <= seconds
+    cut = (
+        [] if tried else ["settings of fine-tuning and baseline were fixed beforehand, not tried, to keep to the time"]
+    )
+    fitting, kept, further = fit_to_time(
+        length,
+        seeds,
+        work if tried else replace(work, trials=0),
+        seconds=seconds,
+        per_update=per_update,
+        per_sample=per_sample,
+    )
+    return Planned(fitting, kept, cut + further, tried)
+
+
+def _least(length: Length, work: Work) -> Length:
+    """The shortest training that is one."""
+    return replace(length, count=math.ceil(MIN_UPDATES / length.cost(max(work.labels.values()))))
+
+
 def fit_to_time(
     length: Length, seeds: list[int], work: Work, *, seconds: float, per_update: float, per_sample: float
 ) -> tuple[Length, list[int], list[str]]:
@@ -81,7 +131,7 @@ def fit_to_time(
     >>> fit_to_time(Length(300, 64), [0], work, seconds=100.0, per_update=0.25, per_sample=0.0)[0]
     Length(count=184, batch_size=64, passes=False)
     """
-    asked, least = length.count, math.ceil(MIN_UPDATES / length.cost(max(work.labels.values())))
+    asked, least = length.count, _least(length, work).count
     cut = []
     for kept in range(len(seeds), 0, -1):
         left = 0.92 * seconds - work.samples(seeds[:kept]) * per_sample

@@ -158,7 +158,12 @@ def pretrain(
     if minutes is not None:
         left = minutes * 60 * (1 - RESERVE) - (time.monotonic() - began) - seconds_evaluating
         steps = distributed.agreed(max(1, int(left / seconds_a_step)))
-        narrator.chose("steps", steps, f"{minutes:g} minutes at {seconds_a_step:.3f} s a step")
+        spent = f"{max(0.0, left):.0f} s are left, less reading, measuring, {seconds_evaluating:.0f} s of evaluation"
+        narrator.chose("steps", steps, f"{minutes:g} minutes at {seconds_a_step:.3f} s a step, {spent}")
+        if steps < steps_per_epoch:
+            narrator.warn(
+                "less than one epoch fits into this time: an encoder that is hardly trained; give more --minutes"
+            )
     else:
         whole = config.train.steps or (config.train.epochs or 100) * steps_per_epoch
         steps = max(1, round(whole * config.train.fraction))

@@ -16,7 +16,7 @@ from twoviews.evaluation.finetune import Classifier, FitPlan, class_logits, fit_
 from twoviews.evaluation.probe import fit_probe
 from twoviews.jobs.arms import Arms, Ground
 from twoviews.jobs.head import with_head
-from twoviews.jobs.length import Length, Work, fit_to_time
+from twoviews.jobs.length import Length, Planned, Work, plan_in_time
 from twoviews.jobs.online import batches, vectors_of
 
 Setting = dict[str, float]
@@ -61,10 +61,13 @@ class Trained:
                     encoder, ground.parts["train"], ground.clean, compute=self.room.compute
                 )
 
-    def arm(self, name: str, length: Length, *, largest: Budget, chosen: Mapping[str, dict[str, Any]]) -> Arm:
+    def arm(
+        self, name: str, length: Length, *, largest: Budget, chosen: Mapping[str, dict[str, Any]], tried: bool = True
+    ) -> Arm:
         """One arm, followed on validation at the largest budget, and in its trials where these say when to stop.
 
-        `chosen`: the settings of the arms by now, of which `distill` takes its teacher's.
+        `tried`: whether there is time for trials; else the setting is the fixed one. `chosen`: the settings of the
+        arms by now, of which `distill` takes its teacher's.
         """
 
         def fit(indices: np.ndarray, setting: Setting, *, seed: int, budget: Budget, trial: bool) -> Fitted:
@@ -84,9 +87,10 @@ class Trained:
             facts = {"arm": name, "labels_per_class": budget, "seed": seed, "lr": setting["lr"]}
             return replace(fitted, curve=tuple({**facts, **point} for point in fitted.curve))
 
-        settings = tuple({"lr": lr, "stop": 1.0} for lr in self.options.lrs)
+        fixed = {"lr": self.options.fixed_lr, "stop": 1.0}
+        settings = tuple({"lr": lr, "stop": 1.0} for lr in self.options.lrs) if tried else (fixed,)
         stopped = (lambda setting, part: {**setting, "stop": part}) if self._along else None
-        return Arm(name, fit, settings=settings, fixed={"lr": self.options.fixed_lr, "stop": 1.0}, stopped=stopped)
+        return Arm(name, fit, settings=settings, fixed=fixed, stopped=stopped)
 
     def _fitted(
         self, name: str, indices: np.ndarray, setting: Setting, *, seed: int, length: Length, follow: bool
@@ -225,10 +229,10 @@ class Trained:
 
     def length_in_time(
         self, names: Sequence[str], budgets: Sequence[Budget], seeds: list[int], deadline: float | None
-    ) -> tuple[Length, list[int], list[str]]:
-        """Length and seeds that fit into the time left, and what that cut, in words."""
+    ) -> Planned:
+        """Length and seeds that fit into the time left."""
         if deadline is None:
-            return self.length, seeds, []
+            return Planned(self.length, seeds, [])
         started = time.monotonic()
         # Networks of references differ from the run's in what an update costs: each is measured, and the mean counts.
         costs = [self._cost(name, budgets[0]) for name in names]
@@ -247,14 +251,14 @@ class Trained:
             points=self.options.curves,
             along=self._along,
         )
-        length, kept, cut = fit_to_time(
+        planned = plan_in_time(
             self.length, seeds, work, seconds=time_left, per_update=per_update, per_sample=per_sample
         )
         self.room.narrator.say(
-            f"fine-tuning and baseline: {length}, {len(kept)} seeds; {per_update:.2f} s an update; "
+            f"fine-tuning and baseline: {planned.length}, {len(planned.seeds)} seeds; {per_update:.2f} s an update; "
             f"measured in {time.monotonic() - started:.0f} s"
         )
-        return length, kept, cut
+        return planned
 
     def _cost(self, name: str, budget: Budget) -> tuple[float, float]:
         """Seconds an update and a sample looked at."""
