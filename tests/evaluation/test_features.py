@@ -16,8 +16,8 @@ from twoviews.evaluation.features import (
     embed,
     fingerprint_module,
     frozen,
-    staged_beside,
 )
+from twoviews.staged import staged_beside
 
 HOSTILE = (
     "plain.png",

@@ -5,15 +5,12 @@ N samples, D dimensions.
 
 import csv
 import errno
-import glob
 import hashlib
 import json
 import os
-import secrets
 import shutil
-import sys
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import DataError, RefusedError, ResourceError, UsageError
+from ..staged import replace_folder, restore, staged_beside
 
 _FILES = ("vectors.npy", "index.csv", "meta.json")
 OWN_FILES = frozenset((*_FILES, "vectors.parquet", "rejected.csv"))
@@ -90,7 +88,7 @@ class Embeddings:
         embeddings. Raises ResourceError when the disk is full.
         """
         folder = Path(folder)
-        _restore(folder)
+        restore(folder)
         present = {p.name for p in folder.iterdir()} if folder.is_dir() else set()
         if present and not (overwrite and present <= OWN_FILES):
             step = "choose another folder" if overwrite else "choose another folder or pass overwrite"
@@ -99,7 +97,7 @@ class Embeddings:
             with staged_beside(folder) as staged:
                 self._write(staged)
                 if overwrite and folder.is_dir():
-                    _replace(folder, staged)
+                    replace_folder(folder, staged)
                 else:
                     staged.rename(folder)
             _sync(folder.parent)
@@ -149,7 +147,7 @@ class Embeddings:
         """
         folder = Path(folder)
         if not folder.exists():
-            _restore(folder)
+            restore(folder)
         tabular = (folder / "vectors.parquet").is_file() and not (folder / "vectors.npy").is_file()
         for name in ("meta.json",) if tabular else _FILES:
             if not (folder / name).is_file():
@@ -183,78 +181,6 @@ class Embeddings:
             raise DataError(
                 f"the embeddings in {str(folder)!r} are damaged ({type(error).__name__}: {error}): embed again"
             ) from error
-
-
-@contextmanager
-def staged_beside(target: Path) -> Iterator[Path]:
-    """An empty folder beside `target`, for the block to fill and rename; nothing else stays of it.
-
-    What killed processes left of the same target is deleted, what others are writing is let be. Raises OSError.
-    """
-    target = target.absolute()
-    target.parent.mkdir(parents=True, exist_ok=True)
-    for left in _left_beside(target, "writing"):
-        with suppress(OSError), _claimed(left) as free:
-            if free:
-                shutil.rmtree(left)
-    staged = target.with_name(f".{target.name}.{secrets.token_hex(8)}.writing")
-    staged.mkdir()
-    try:
-        with _claimed(staged):
-            yield staged
-    finally:
-        shutil.rmtree(staged, ignore_errors=True)
-
-
-def _replace(folder: Path, staged: Path) -> None:
-    aside = staged.with_suffix(".old")
-    with _claimed(folder):
-        folder.rename(aside)
-        try:
-            staged.rename(folder)
-        finally:
-            if not folder.exists():
-                aside.rename(folder)
-        shutil.rmtree(aside, ignore_errors=True)
-
-
-def _restore(folder: Path) -> None:
-    """Put back what a process that was killed in `_replace` had moved aside; delete it where another is there."""
-    folder = folder.absolute()
-    for aside in _left_beside(folder, "old"):
-        with suppress(OSError), _claimed(aside) as free:
-            if free and folder.exists():
-                shutil.rmtree(aside)
-            elif free:
-                aside.rename(folder)
-
-
-def _left_beside(target: Path, kind: str) -> list[Path]:
-    # All digits: of a target `a`, what belongs to a target `a.b` is not meant.
-    pattern = f".{glob.escape(target.name)}.{'[0-9a-f]' * 16}.{kind}"
-    return list(target.parent.glob(pattern))
-
-
-@contextmanager
-def _claimed(folder: Path) -> Iterator[bool]:
-    """Whether no other process works on `folder`; a kill ends the claim. True where the file system has no locks."""
-    if sys.platform == "win32":  # nor has this one
-        yield True
-        return
-    import fcntl
-
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        free = True
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            free = False
-        except OSError:
-            pass
-        yield free
-    finally:
-        os.close(descriptor)
 
 
 def _flush(file: Any) -> None:

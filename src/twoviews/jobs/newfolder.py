@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from twoviews.errors import RefusedError, ResourceError
-from twoviews.evaluation.features import staged_beside
+from twoviews.staged import staged_beside
 
 
 def check_new(out: Path) -> None:
