@@ -16,6 +16,7 @@ from twoviews.errors import ResourceError
 from twoviews.report.albums import MOST_GROUPS, MOST_PAIRS, pictured
 from twoviews.report.checked import MOST_CLASSES, MOST_ROWS, write_check_page
 from twoviews.report.scatter import size_chart
+from twoviews.report.suggested import write_suggested_page
 
 HOSTILE = '"><img src=x onerror=alert(1)>\u202egnp\udcff\n.png'
 VOID = {"meta", "link", "img", "br", "input"}
@@ -234,6 +235,20 @@ def test_the_page_can_neither_run_nor_load_anything(tmp_path: Path) -> None:
     assert not any("style" in attributes for _, attributes in page.elements)
     assert all((entry["src"] or "").startswith("data:image/jpeg;base64,") for entry in page.all("img"))
     assert re.findall(r"https?://", page.html) == []
+
+
+def test_cards_of_one_picture_lie_in_a_grid(tmp_path: Path) -> None:
+    long = {"id": f"{'a-long-folder/' * 9}1d2e0956.jpg", "why": "typical cluster=21 score=3.5808"}
+    path = write_suggested_page(tmp_path / "next.html", [long], pictures={}, spec="photos", out="")
+    page = Page(path.read_text(encoding="utf-8"))
+    grids = [entry["class"] for entry in page.all("div") if (entry["class"] or "").startswith("shots")]
+    assert grids == ["shots even"]
+    assert long["id"] in page.text("bdi")
+    (caption,) = re.findall(r"\nfigcaption\{(.*?)\}", page.html)
+    assert "height:" not in caption.replace("line-height:", ""), "a name is shown whole"
+    extremes = {"darkest": {"dark": 3.2}, "brightest": {}, "flat": {}, "long": {}}
+    page = page_of(tmp_path, found(duplicates=[["a", "b"]], extremes=extremes))
+    assert re.findall(r'class="(shots[^"]*)"', page.html) == ["shots", "shots even"]
 
 
 def test_a_page_without_labels_or_sizes(tmp_path: Path) -> None:

@@ -296,6 +296,16 @@ def test_a_cut_image_is_named(run_dir: Path) -> None:
         write_report(run_dir)
 
 
+def test_one_step_is_one(run_dir: Path, edit: Edit) -> None:
+    assert "100 epochs 460 steps of 256" in page_of(run_dir).text("span")
+    edit(run_dir / "run.json", {"step": 1, "steps": 1, "epochs": 1.0})
+    page = page_of(run_dir)
+    assert "1 epoch 1 step of 256" in page.text("span")
+    assert "was pretrained for" not in page.text("p")
+    edit(run_dir / "run.json", {"epochs": 0.5})
+    assert "The encoder was pretrained for 1 step (0.5 epochs)." in page_of(run_dir).text("p")
+
+
 def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"nowhere is not a folder: give the run directory"):
         write_report(tmp_path / "nowhere")

@@ -121,7 +121,8 @@ def line_chart(
     for value, words in levels:
         level = y.place(value, bottom, top)
         parts.append(path(f"M{left} {plain(level)}H{stop}", "reference"))
-        parts.append(written(words, stop - 2, level - 5, "note end"))
+        if words:
+            parts.append(written(words, stop - 2, level - 5, "note end"))
     for line in lines:
         if len(line.band) > 1:
             upper = [at((px, high)) for px, _, high in line.band]

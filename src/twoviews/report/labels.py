@@ -35,7 +35,8 @@ def labels_panel(results: Results) -> Panel | None:
     scale = LabelScale(results.rows, [budget for _, budget in found])
     primary = results.verdict.primary_arm if results.verdict else None
     savings = sure_savings(results)
-    levels = floor_levels(results.floors, metric)
+    # Words beside them would lie on the lines: the legend has them.
+    levels = [(value, "") for value in floor_scores(results.floors, metric).values()]
     ends = [end for spread in found.values() for end in spread.band] + [value for value, _ in levels]
     y = linear_axis(
         max(0.0, min(ends)), min(1.0, max(ends) + 0.01), title=f"test {METRICS[metric]}, %", scale=100, count=8
@@ -156,17 +157,10 @@ def sure_savings(results: Results) -> list[Saving]:
     return [s for s in verdict.labels_saved if s.arm == verdict.primary_arm and s.labels_per_class in helped]
 
 
-def floor_levels(floors: Sequence[Floor], metric: str, *, apart: float = 0.04) -> list[tuple[float, str]]:
-    """(score, words) of what guessing reaches; of levels closer than `apart` the highest has the words of all."""
-    found = sorted((value, f.name) for f in floors if (value := getattr(f, metric, None)) is not None)
-    levels: list[tuple[float, str]] = []
-    for value, name in found:
-        words = f"{name} {100 * value:.1f}"
-        if levels and value - levels[-1][0] < apart:
-            words = f"{levels[-1][1]}, {words}"
-            levels[-1] = (levels[-1][0], "")
-        levels.append((value, words))
-    return levels
+def floor_scores(floors: Sequence[Floor], metric: str) -> dict[str, float]:
+    """What guessing reaches, by how it guesses."""
+    told = {f"{f.name}{'' if f.class_name is None else f', {f.class_name}'}": getattr(f, metric, None) for f in floors}
+    return {name: value for name, value in told.items() if value is not None}
 
 
 def saving_text(saving: Saving) -> str:

@@ -20,8 +20,8 @@ from twoviews.report.arms import (
     spreads,
 )
 from twoviews.report.curves import epoch_panels
-from twoviews.report.figures import element
-from twoviews.report.labels import labels_panel
+from twoviews.report.figures import element, swatch
+from twoviews.report.labels import floor_scores, labels_panel
 from twoviews.report.matrices import confusion_matrix
 from twoviews.report.pictures import contact_sheet, embedding_map, neighbour_rows, sprite_sheet, visible
 from twoviews.report.provenance import facts_of, next_steps, provenance
@@ -29,7 +29,7 @@ from twoviews.report.reading import Record, read_run
 from twoviews.report.results import METRICS, Results
 from twoviews.report.template import HERE, policy_hash, template, write_page
 from twoviews.report.tried import looks_text, protocol, tested_on, tried
-from twoviews.report.verdicts import shown
+from twoviews.report.verdicts import doubts, shown
 from twoviews.run import Run
 
 FEW_TRIALS = 8
@@ -88,10 +88,11 @@ def render(record: Record) -> str:
         next_steps=next_steps(record),
         results=results,
         verdict=shown(results),
+        doubts=doubts(results, info),
         metric=METRICS[results.metric],
         arm_of=arm_of,
         labels=labels_panel(results),
-        labels_legend=legend(row.arm for row in results.rows),
+        labels_legend=_labels_legend(results),
         tables=score_tables(results),
         guessing=_guessing(results),
         sides=details.sides(results),
@@ -159,14 +160,15 @@ def score_tables(results: Results) -> list[Table]:
 
 def _guessing(results: Results) -> str:
     """What guessing scores, in words."""
-    found = [(floor, getattr(floor, results.metric, None)) for floor in results.floors]
-    return words.joined(
-        [
-            f"{words.per_cent(value)} ({floor.name}{'' if floor.class_name is None else f', {floor.class_name}'})"
-            for floor, value in found
-            if value is not None
-        ]
-    )
+    found = floor_scores(results.floors, results.metric)
+    return words.joined([f"{words.per_cent(value)} ({name})" for name, value in found.items()])
+
+
+def _labels_legend(results: Results) -> list[tuple[Markup, str]]:
+    """The arms, then guessing."""
+    guessing = _guessing(results)
+    arms = legend(row.arm for row in results.rows)
+    return [*arms, (swatch("reference", ""), f"guessing: {guessing}")] if guessing else arms
 
 
 def _confusion(results: Results) -> Markup | None:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from twoviews.report.parts import Info
 from twoviews.report.reading import Record
-from twoviews.report.words import duration, said
+from twoviews.report.words import duration, said, several
 
 
 def next_steps(record: Record) -> list[tuple[str, str]]:
@@ -35,10 +35,10 @@ def facts_of(record: Record) -> list[str]:
     name = encoder.get("name") if isinstance(encoder, Mapping) else None
     count = data.get("count")
     facts = [
-        f"{count:,} images without labels" if isinstance(count, int) else "",
+        f"{several(f'{count:,}', 'image')} without labels" if isinstance(count, int) else "",
         str(name or ""),
-        f"{round(info.epochs, 1):,g} epochs" if info.epochs else "",
-        f"{info.steps:,} steps of {info.batch_size:,}" if info.steps and info.batch_size else "",
+        several(f"{round(info.epochs, 1):,g}", "epoch") if info.epochs else "",
+        f"{several(f'{info.steps:,}', 'step')} of {info.batch_size:,}" if info.steps and info.batch_size else "",
         duration(info.seconds) if info.seconds else "",
         f"{info.images_per_second:,.0f} images/s" if info.images_per_second else "",
     ]

@@ -5,15 +5,19 @@ from dataclasses import dataclass, replace
 
 from markupsafe import Markup
 
-from twoviews.report.arms import Budget, arm_of, is_reference, order_arms, order_budgets
+from twoviews.report.arms import Budget, arm_of, budget_text, is_reference, order_arms, order_budgets, spreads
 from twoviews.report.figures import interval
 from twoviews.report.labels import saving_text, sure_savings, times_text
+from twoviews.report.parts import Info
 from twoviews.report.results import METRICS, Comparison, Results, Saving
+from twoviews.report.words import joined, per_cent, several
 
 LONG = 150
 """Letters from which a headline is set smaller."""
 WORDS = {"helps": "better", "hurts": "worse"}
 """Of arms that are only held against each other."""
+FLOORS = {"random-linear": "a random encoder", "pixels-linear": "raw pixels"}
+"""What a linear probe of a trained encoder must beat."""
 CSS = {"helps": "helps", "better": "helps", "hurts": "hurts", "worse": "hurts"}
 
 
@@ -74,7 +78,7 @@ def shown(results: Results) -> Shown:
     pairs = {(arm_of(c.arm).name, arm_of(c.against).name) for c in verdict.comparisons}
     sure = sure_savings(results)
     savings = [_saving(saving, clear=saving in sure) for saving in verdict.labels_saved]
-    mine = tuple(row for row in savings if row.of.arm == verdict.primary_arm)
+    mine = [row for row in savings if row.of.arm == verdict.primary_arm]
     return Shown(
         headline=headline,
         rest=rest,
@@ -84,11 +88,29 @@ def shown(results: Results) -> Shown:
         differences=tuple(found),
         tested=any(c.p is not None for c in verdict.comparisons),
         grids=tuple(_grids(verdict.others, baseline=verdict.against)),
-        savings=mine,
-        other_savings=tuple(row for row in savings if row not in mine),
+        savings=_telling(mine),
+        other_savings=_telling([row for row in savings if row not in mine]),
         # What the sentence says already is not said again.
         notes=tuple(note for note in verdict.notes if note not in verdict.sentence),
     )
+
+
+def doubts(results: Results, info: Info) -> list[str]:
+    """What speaks against the encoder, whatever the verdict is: hardly pretrained, or no better than a floor."""
+    found = []
+    if info.status in (None, "finished") and info.steps and info.epochs and info.epochs < 1:
+        steps, epochs = several(f"{info.steps:,}", "step"), several(f"{info.epochs:.2g}", "epoch")
+        found.append(f"The encoder was pretrained for {steps} ({epochs}).")
+    means = spreads(results.rows, results.metric)
+    common = order_budgets(b for arm, b in means if arm in FLOORS and ("linear", b) in means)
+    if common:
+        probe = means["linear", common[-1]].mean
+        floors = {name: means[arm, common[-1]].mean for arm, name in FLOORS.items() if (arm, common[-1]) in means}
+        below = [f"{name} ({per_cent(mean)} %)" for name, mean in floors.items() if probe < mean]
+        if below:
+            at = budget_text(common[-1])
+            found.append(f"The linear probe ({per_cent(probe)} %) scores below {joined(below)} with {at}.")
+    return found
 
 
 def headline_of(sentence: str) -> tuple[str, str]:
@@ -145,3 +167,10 @@ def _saving(saving: Saving, *, clear: bool) -> SavingRow:
     elif saving.labels and saving.more_than is not None and saving.more_than > saving.labels:
         times = f">{times_text(saving.more_than / saving.labels)}"
     return SavingRow(saving, clear, arm_of(saving.arm).name, times, saving_text(saving))
+
+
+def _telling(rows: Sequence[SavingRow]) -> tuple[SavingRow, ...]:
+    """Without those of more labels than the baseline was run at; none where no row says anything."""
+    # "240 labels: the baseline needs more than 10" is no finding.
+    within = [row for row in rows if row.of.more_than is None or row.of.more_than >= (row.of.labels or 0)]
+    return tuple(within) if any(row.clear or row.times or row.of.at_most is not None for row in within) else ()

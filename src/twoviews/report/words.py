@@ -66,6 +66,11 @@ def duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
+def several(number: str, noun: str) -> str:
+    """ "1 step", "1,250 steps"."""
+    return f"{number} {noun}{'' if number == '1' else 's'}"
+
+
 def joined(words: list[str]) -> str:
     """ "a, b and c"."""
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}" if words else ""

@@ -13,10 +13,11 @@ import pytest
 from twoviews.report import write_report
 from twoviews.report.arms import arm_of, order_arms
 from twoviews.report.details import reliability_panel
-from twoviews.report.labels import LabelScale, floor_levels, saving_text
+from twoviews.report.labels import LabelScale, floor_scores, saving_text
+from twoviews.report.parts import Info
 from twoviews.report.results import Bin, Details, Floor, Results, Row, Saving
 from twoviews.report.tried import looks_text, protocol, tried
-from twoviews.report.verdicts import shown
+from twoviews.report.verdicts import doubts, shown
 from twoviews.report.words import p_value, points
 
 Change = Callable[[Path, Callable[[dict[str, Any]], None]], None]
@@ -97,7 +98,8 @@ def test_the_picture_holds_all_arms_their_spread_guessing_and_labels_saved(
     arms = {row["arm"] for row in results["rows"]}
     assert set(re.findall(r'data-name="([^"]*)"', wide)) == {html.escape(arm_of(arm).name) for arm in arms}
     assert wide.count('class="reference"') == 2
-    assert "random guess 25.0" in wide
+    assert "random guess" not in wide, "words in the plot would lie on the lines"
+    assert "guessing: 25.0 (random guess) and " in html.unescape(section.partition('<ul class="legend">')[2])
     assert wide.count('class="band') == 2, "the verdict's arm and the baseline"
     assert wide.count('class="hair') > 10
     mine = [s for s in results["verdict"]["labels_saved"] if s["arm"] == results["verdict"]["primary_arm"]]
@@ -354,12 +356,81 @@ def test_arrows_lead_to_where_the_baseline_is_as_good() -> None:
     assert saving_text(savings[5]) == "the baseline needs at most 5 labels"
 
 
-def test_levels_that_lie_close_share_their_words() -> None:
-    floors = [Floor(name="random guess", accuracy=0.1), Floor(name="majority class", accuracy=0.12)]
-    assert floor_levels(floors, "accuracy") == [(0.1, ""), (0.12, "random guess 10.0, majority class 12.0")]
-    assert floor_levels(floors, "f1_macro") == []
-    far = [floors[0], Floor(name="majority class", accuracy=0.6)]
-    assert [text for _, text in floor_levels(far, "accuracy")] == ["random guess 10.0", "majority class 60.0"]
+def test_guessing_is_told_by_how_it_guesses() -> None:
+    floors = [Floor(name="random guess", accuracy=0.1), Floor(name="majority class", accuracy=0.12, **{"class": "cat"})]
+    assert floor_scores(floors, "accuracy") == {"random guess": 0.1, "majority class, cat": 0.12}
+    assert floor_scores(floors, "f1_macro") == {}
+
+
+def saving(labels: int, **told: float) -> dict[str, Any]:
+    return {"arm": "linear", "labels_per_class": labels, "labels": 10 * labels, "score": 0.5, **told}
+
+
+@pytest.mark.parametrize(
+    ("conclusion", "saved", "kept"),
+    [
+        ("cannot tell", [saving(1, more_than=10), saving(2, more_than=10), saving(24, more_than=10)], []),
+        ("helps", [saving(1, more_than=10), saving(2, more_than=10)], [1]),
+        ("cannot tell", [saving(1, baseline_labels=36), saving(10, more_than=100), saving(20, more_than=100)], [1, 10]),
+        ("cannot tell", [saving(1, at_most=5), saving(24, at_most=10)], [1, 24]),
+        ("cannot tell", [saving(1)], []),
+    ],
+)
+def test_savings_beyond_the_baseline_say_nothing(conclusion: str, saved: list[dict[str, Any]], kept: list[int]) -> None:
+    compared = {"labels_per_class": 1, "arm": "linear", "against": "supervised", "conclusion": conclusion}
+    verdict = {"sentence": "", "primary_arm": "linear", "comparisons": [compared], "labels_saved": saved}
+    told = shown(Results.model_validate({"verdict": verdict}))
+    assert [row.of.labels_per_class for row in told.savings] == kept
+    others = {**verdict, "primary_arm": "knn", "comparisons": []}
+    told = shown(Results.model_validate({"verdict": others}))
+    assert [row.of.labels_per_class for row in told.other_savings] == ([] if conclusion == "helps" else kept)
+
+
+def test_without_savings_there_is_no_heading(compared_run: Path, change: Change) -> None:
+    assert "Labels saved by" in page_of(compared_run)
+
+    def nothing(results: dict[str, Any]) -> None:
+        for c in results["verdict"]["comparisons"]:
+            c["conclusion"] = "cannot tell"
+        for s in results["verdict"]["labels_saved"]:
+            s.update(baseline_labels=None, at_most=None, more_than=1)
+
+    change(compared_run, nothing)
+    assert "Labels saved by" not in page_of(compared_run)
+
+
+def test_an_encoder_below_the_floors_is_named() -> None:
+    def results(**scores: float) -> Results:
+        rows = [
+            {"arm": arm.replace("_", "-"), "labels_per_class": budget, "accuracy": score if budget == "all" else 0.5}
+            for arm, score in scores.items()
+            for budget in (1, "all")
+        ]
+        return Results.model_validate({"rows": rows})
+
+    below = results(linear=0.171, random_linear=0.233, pixels_linear=0.29)
+    assert doubts(below, Info()) == [
+        "The linear probe (17.1 %) scores below a random encoder (23.3 %) and raw pixels (29.0 %) with all labels."
+    ]
+    between = results(linear=0.25, random_linear=0.233, pixels_linear=0.29)
+    assert doubts(between, Info()) == ["The linear probe (25.0 %) scores below raw pixels (29.0 %) with all labels."]
+    assert doubts(results(linear=0.3, random_linear=0.233, pixels_linear=0.29), Info()) == []
+    assert doubts(results(finetune=0.1, random_linear=0.233), Info()) == []
+    assert doubts(results(linear=0.1), Info()) == []
+
+
+@pytest.mark.parametrize(
+    ("info", "found"),
+    [
+        ({"steps": 1, "epochs": 0.5, "status": "finished"}, ["The encoder was pretrained for 1 step (0.5 epochs)."]),
+        ({"steps": 1250, "epochs": 0.375}, ["The encoder was pretrained for 1,250 steps (0.38 epochs)."]),
+        ({"steps": 2, "epochs": 1.0}, []),
+        ({"steps": 1, "epochs": 0.5, "status": "running"}, []),
+        ({}, []),
+    ],
+)
+def test_hardly_any_pretraining_is_named(info: dict[str, Any], found: list[str]) -> None:
+    assert doubts(Results(), Info.model_validate(info)) == found
 
 
 def test_references_are_named_by_their_encoder() -> None:
