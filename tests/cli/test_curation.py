@@ -216,7 +216,7 @@ def test_fewer_images_than_k_is_said(
     data = images(tmp_path / "few.npz", count=6, seed=5)
     outcome = twoviews("outliers", place.run, data, *EXACT)
     assert outcome.code == 0, outcome.err
-    assert "5 neighbours in place of 20" in outcome.err
+    assert "k is 20, but there are 5 others: all are taken" in outcome.err
 
 
 @pytest.mark.usefixtures("unpictured")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from twoviews.errors import ResourceError
-from twoviews.jobs.looks import finish_opening, in_words, looks, record_opening
+from twoviews.jobs.looks import finish_opening, in_words, last_finished, looks, record_opening
 from twoviews.run import Run
 
 
@@ -56,6 +56,18 @@ def test_a_killed_comparison_that_goes_on_is_one_look(run: Run) -> None:
     assert len(lines(run)) == 3
     assert opened(run, "other")["comparison"] == "other"
     assert len(lines(run)) == 3
+
+
+def test_what_the_results_are_of(run: Run) -> None:
+    opened(run, "one")
+    finish_opening(run, comparison="one")
+    assert last_finished(run) is None, "there is nothing to replace"
+    run.results.write_text("{}")
+    again = opened(run, "one", test="u")
+    assert last_finished(run) == json.loads(lines(run)[0])
+    finish_opening(run, comparison="one")
+    opened(run, "two")
+    assert last_finished(run) == again
 
 
 def test_test_sets_are_counted_apart(run: Run) -> None:

@@ -104,6 +104,18 @@ def test_version(twoviews: Callable[..., Any]) -> None:
         (("pretrain", "x"), "the following arguments are required: --out"),
         (("pretrain", "x", "--out", "y", "--epoch", "3"), "unknown argument '--epoch': did you mean --epochs?"),
         (("pretrain", "x", "--out", "y", "--batchsize=3"), "unknown argument '--batchsize=3': did you mean --batch-"),
+        (
+            ("pretrain", "x", "--out", "y", "--steps", "3"),
+            "unknown argument '--steps': give it as --set train.steps=...",
+        ),
+        (("pretrain", "x", "--out", "y", "--lr=1"), "unknown argument '--lr=1': give it as --set optim.lr=..."),
+        (("run", "x", "--out", "y", "--test", "z", "--temperature", "1"), "give it as --set method.temperature=..."),
+        (("pretrain", "x", "--out", "y", "--device", "cpu"), "did you mean --devices, or --set train.device=...?"),
+        (("pretrain", "x", "--out", "y", "--seeds", "3"), "did you mean --seed, or --set evaluate.seeds=...?"),
+        (("evaluate", "x", "--test", "y", "--weight-decay", "3"), "give it as --set evaluate.weight_decay=..."),
+        (("evaluate", "x", "--test", "y", "--temperature", "3"), "unknown argument '--temperature'"),
+        (("report", "x", "steps"), "unknown argument 'steps'"),
+        (("report", "x", "--epochs", "3"), "unknown argument '--epochs'"),
         (("pretrain", "x", "--out", "y", "--epochs", "many"), "argument --epochs: invalid int value: 'many'"),
         (("pretrain", "x", "--out", "y", "--epochs", "1", "--minutes", "1"), "not allowed with argument --epochs"),
         (("evaluate", "x", "--train", "y"), "the following arguments are required: --test"),
@@ -117,4 +129,9 @@ def test_wrong_arguments(arguments: tuple[str, ...], message: str, twoviews: Cal
     assert first.startswith("twoviews: ")
     assert message in first
     assert len(rest) == 1
-    assert rest[0].endswith("--help)")
+    assert rest[0] == f"(see twoviews {arguments[0]} --help)" if len(arguments) > 1 else "(see twoviews --help)"
+
+
+def test_options_of_other_commands_are_not_offered(twoviews: Callable[..., Any]) -> None:
+    for arguments in (("report", "x", "--epoch", "3"), ("evaluate", "x", "--test", "y", "--temperature", "3")):
+        assert "did you mean" not in twoviews(*arguments).err

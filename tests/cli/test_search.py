@@ -210,6 +210,8 @@ class TestRefused:
         for collection in (photos, embedded):
             outcome = twoviews("search", run, "a/00.pgn", "--in", collection)
             self.refuse(outcome, 2, "no such file, and unknown id 'a/00.pgn': did you mean 'a/00.png'?")
+            outcome = twoviews("search", run, "nothere", "--in", collection)
+            assert outcome.err.count(".png") == 3
 
     def test_an_empty_collection(self, run: Path, twoviews: Command, tmp_path: Path) -> None:
         Embeddings(np.zeros((0, 4), np.float32), (), np.zeros(0, np.int64), (), "").save(tmp_path / "none")

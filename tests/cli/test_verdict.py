@@ -4,6 +4,7 @@ import csv
 import json
 import shutil
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,7 @@ def test_a_comparison_that_was_killed_gives_the_same_results(
     outcome = evaluate(run, *FEW)
     whole(outcome)
     assert "going on with a comparison that was interrupted" in outcome.err
+    assert "this replaces" not in outcome.err
     assert not (run / "evaluation" / "journal").exists()
     assert comparable(run) == comparable(other)
 
@@ -97,7 +99,12 @@ def test_an_interrupted_comparison_is_not_continued_by_another(
     outcome = evaluate(run, *FEW, "--arms", "knn,linear", "--metric", "f1_macro")
     results = whole(outcome)
     assert "going on" not in outcome.err
+    assert "this replaces" not in outcome.err
     assert results["looks"]["count"] == 2
+    said = evaluate(run, *FEW, "--arms", "knn").err
+    last = results["looks"]["openings"][-1]
+    when = datetime.fromisoformat(last["time"]).astimezone()
+    assert f"this replaces the evaluation of {when:%Y-%m-%d %H:%M} ({last['command']})" in " ".join(said.split())
 
 
 def test_all_that_is_written(run: Path, evaluate: Callable[..., Any]) -> None:

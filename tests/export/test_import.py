@@ -246,8 +246,10 @@ def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"120 of the 120 .*under 'net\.'; unexpected: layer1\.2"):
         build_encoder("resnet18", image_size=96, init=tmp_path / "r34.pth")
     options = {"encoder": "resnet18", "image_size": 32, "out": tmp_path / "out"}
-    with pytest.raises(UsageError, match=r"conv1\.weight is \(64, 3, 7, 7\) there and \(64, 3, 3, 3\) here"):
+    with pytest.raises(UsageError, match=r"7, 7\) there and \(64, 3, 3, 3\) here: give --stem standard$"):
         import_encoder(tmp_path / "r18.pth", **options)  # a stem is adapted to begin from, not to take over
+    with pytest.raises(UsageError, match=r"\(64, 1, 7, 7\) here: name the network, the stem and the channels"):
+        import_encoder(tmp_path / "r18.pth", **options, channels=1, stem="standard")
     begun = build_encoder("resnet18", image_size=32, init=tmp_path / "r18.pth")
     assert "adapted to stem, patches or channels: conv1.weight" in begun.initialization
     assert not (tmp_path / "out").exists()

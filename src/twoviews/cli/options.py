@@ -5,6 +5,9 @@ from collections.abc import Callable
 from difflib import get_close_matches
 from typing import Any, NoReturn
 
+SURE = 0.8
+"""How near an option is that is offered beside a setting of just the name that was given."""
+
 DATA_HELP = (
     "images: a folder, files or a pattern, a CSV, TSV or JSONL manifest, parquet or Arrow, tar shards, a zip, .npy or "
     ".npz, hf:NAME, or one of digits, cifar10, cifar100, stl10; several are joined; NAME:SPLIT selects a split"
@@ -22,20 +25,45 @@ class Parser(argparse.ArgumentParser):
             message = f"unknown command {given}: " + (
                 f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(known)}"
             )
-        elif message.startswith("unrecognized arguments: "):
-            given = message.partition(": ")[2].split()[0]
-            known = sorted({o for action in self._all_actions() for o in action.option_strings if o.startswith("--")})
-            near = get_close_matches(given.partition("=")[0], known, n=1, cutoff=0.5)
-            message = f"unknown argument {given!r}" + (f": did you mean {near[0]}?" if near else "")
         self.exit(2, f"twoviews: {message}\n(see {self.prog} --help)\n")
 
-    def _all_actions(self) -> list[argparse.Action]:
-        found = list(self._actions)
-        for action in self._actions:
-            if isinstance(action, argparse._SubParsersAction):
-                for sub in action.choices.values():
-                    found += sub._actions
-        return found
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse, but a command refuses what it does not know itself: above it, its options are not known."""
+        found, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            self.error(f"unknown argument {unknown[0]!r}{self._advice(unknown[0].partition('=')[0])}")
+        return found, unknown
+
+    def _advice(self, given: str) -> str:
+        if not given.startswith("-"):
+            return ""
+        known = [o.lstrip("-") for action in self._actions for o in action.option_strings if o.startswith("--")]
+        given = given.lstrip("-")
+        setting = _setting(given, command=self.prog.split()[-1]) if "set" in known else None
+        near = get_close_matches(given, known, n=1, cutoff=SURE if setting else 0.5)
+        if setting and not near:
+            return f": give it as --set {setting}=..."
+        return f": did you mean --{near[0]}{f', or --set {setting}=...' if setting else ''}?" if near else ""
+
+
+def _setting(option: str, *, command: str) -> str | None:
+    """The one setting of the configuration that is called as an option, without its dashes, that there is not."""
+    from twoviews.config import Recipe
+
+    name = option.replace("-", "_")
+    sections = {key: field.annotation for key, field in Recipe.model_fields.items()}
+    judging = {"evaluate": sections.pop("evaluate")}
+    if command == "evaluate":  # it takes no other settings
+        sections = {}
+    for among in (sections, judging):
+        found = [key for key, section in among.items() if name in getattr(section, "model_fields", ())]
+        if found:
+            return f"{found[0]}.{name}" if len(found) == 1 else None
+    if not sections:
+        return None
+    from twoviews.methods import METHODS, method_options
+
+    return f"method.{name}" if any(name in method_options(method) for method in METHODS) else None
 
 
 Declare = Callable[[str, str, str], Parser]

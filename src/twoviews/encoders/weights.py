@@ -113,11 +113,13 @@ def transfer_checkpoint(body: nn.Module, path: Path, *, prefix: str | None = Non
     changed = moved.missing + (moved.adapted if exact else ())
     if changed:
         body.load_state_dict(before)
-        name = changed[0]
+        name, more = changed[0], f", and {len(changed) - 1} more differ" if changed[1:] else ""
+        theirs, ours = tuple(found.state[name].shape), tuple(own[name].shape)
+        cure = "name the network, the stem and the channels that it was trained with"
+        if changed == moved.adapted[:1] and len(ours) == 4 and theirs[:2] == ours[:2]:  # nothing but the kernel
+            cure = f"give --stem {'standard' if theirs[2:] > ours[2:] else 'small'}"
         raise UsageError(
-            f"{path.name} does not fit {type(body).__name__}: {name} is {tuple(found.state[name].shape)} there and "
-            f"{tuple(own[name].shape)} here, and {len(changed) - 1} more differ: name the network, the stem and the "
-            "channels that it was trained with"
+            f"{path.name} does not fit {type(body).__name__}: {name} is {theirs} there and {ours} here{more}: {cure}"
         )
     return moved
 

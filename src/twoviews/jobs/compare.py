@@ -6,6 +6,7 @@ of one run. Each run is one pretraining; where some are of one recipe with other
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -15,7 +16,7 @@ from twoviews.evaluation.compare import Budget, order_of
 from twoviews.evaluation.metrics import METRICS
 from twoviews.evaluation.verdict import leaves_no_luck
 from twoviews.evaluation.wording import METRIC_WORDS, arm_words, budget_words
-from twoviews.jobs.paired import Evaluated, paired, place_of
+from twoviews.jobs.paired import Evaluated, decoded_in_words, known_same, paired, place_of
 from twoviews.report import write_runs_page
 from twoviews.run import Run, read_json, write_rows
 
@@ -218,8 +219,7 @@ def _notes(
             f"Other runs were judged, and their settings chosen, otherwise, {', '.join(other)}; here all are compared "
             f"by {metric}."
         )
-    if len({run.fingerprint("test") for run in runs}) > 1:
-        notes.append("The runs were tested on different images: their scores stand side by side, but not on one scale.")
+    notes += filter(None, (_tested(runs[0], run) for run in runs[1:]))
     if len(pairs) > 1:
         notes.append(f"p-values are corrected for all {len(pairs)} pairs (Holm); each interval stands for itself.")
     for family in _families(runs):
@@ -245,6 +245,24 @@ def _notes(
             "recipe would give."
         )
     return notes
+
+
+def _tested(first: Evaluated, run: Evaluated) -> str | None:
+    """Where two runs had other pixels to test on: whether they tell of the same images."""
+    if run.fingerprint("test") == first.fingerprint("test"):
+        return None
+    why, same = decoded_in_words(first, run), False
+    with suppress(DataError):
+        same = known_same(first, run, "test")
+    if same:
+        return (
+            f"The images of {run.name} and {first.name} differ in pixels ({why}): test items are taken for the same by "
+            "their ids and labels, labelled training images by where they lie and how many they are."
+        )
+    return (
+        f"The test images of {run.name} and {first.name} are not known to be the same ({why}): their scores stand side "
+        "by side, but not on one scale."
+    )
 
 
 def _families(runs: Sequence[Evaluated]) -> list[list[Evaluated]]:

@@ -172,7 +172,8 @@ def outliers(
     groups = _grouped(nearness)
     ranked = find_outliers(collection.embeddings, k=k, leaders=groups.leaders)
     if ranked.k < k:
-        narrator.warn(f"{ranked.k} neighbours in place of {k}: there are no more images that differ")
+        others = "others" if ranked.k == len(collection.rows) - 1 else "others that are no near duplicates"
+        narrator.warn(f"k is {k}, but there are {ranked.k} {others}: all are taken")
     narrator.chose("outliers from score", FAR, "robust standard deviations of the distance above its median")
     found = FoundOutliers(collection, groups, ranked)
     if folder is not None:

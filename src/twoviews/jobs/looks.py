@@ -49,6 +49,19 @@ def finish_opening(run: Run, *, comparison: str) -> None:
         _append(_file(run), {"finished": _now(), "test": record["test"], "comparison": comparison})
 
 
+def last_finished(run: Run) -> dict[str, Any] | None:
+    """The opening whose results the run holds; None for a run without results, or without a record of them."""
+    opened: dict[tuple[str, str], dict[str, Any]] = {}
+    last = None
+    for line in _lines(_file(run)) if run.results.is_file() else ():
+        key = line["comparison"], line["test"]
+        if "command" in line:
+            opened[key] = line
+        else:
+            last = opened.get(key, last)
+    return last
+
+
 def looks(run: Run, test_fingerprint: str) -> dict[str, Any]:
     """How often a test set was opened for this run: `count`, `test` and `openings` (time, command, comparison)."""
     openings = [line for line in _lines(_file(run)) if "command" in line and line["test"] == test_fingerprint]

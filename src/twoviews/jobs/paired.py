@@ -15,11 +15,19 @@ from twoviews.evaluation.metrics import item_values, item_weight
 from twoviews.evaluation.statistics import by_unit, conclusion, crossed_interval, holm
 from twoviews.evaluation.verdict import leaves_no_luck
 from twoviews.evaluation.wording import budget_words
+from twoviews.jobs.labelled import GIVEN
 from twoviews.jobs.overlap import units_of
 from twoviews.jobs.records import Record, read_records
 from twoviews.run import Run
 
 WORDS = {"helps": "better", "hurts": "worse", "cannot tell": "cannot tell"}
+
+DECODING = ("cache_side", "channels", "intensity", "background", "pages")
+"""Settings of `data` by which the pixels of one image differ from run to run."""
+NAMED = {"test": ("test", "n_test"), "train": ("train", "n_train_available"), "val": ("train", "validation", "n_val")}
+"""What the protocol says of a part, whatever its images are decoded to."""
+HANDED = re.compile(r"(array|tensor) \(|list of \d|\w+ of \d+ items$")
+"""How what Python handed over is called: that has no place, and numbers for ids."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +59,12 @@ class Evaluated:
     def fingerprint(self, part: str) -> str | None:
         """What identifies the labelled images of a part."""
         return (self.protocol.get("data_fingerprints") or {}).get(part)
+
+    @property
+    def decoded(self) -> dict[str, Any]:
+        """How the labelled images were decoded, as far as the settings say it."""
+        data = self.settings.get("data") or {}
+        return {name: data[name] for name in DECODING if data.get(name) is not None}
 
     def choice(self, arm: str) -> dict[str, Any]:
         """The setting of an arm, and how it was chosen."""
@@ -106,6 +120,39 @@ def paired(runs: Sequence[Evaluated], arm: str, metric: str) -> tuple[list[dict[
     return pairs, not_paired
 
 
+def known_same(first: Evaluated, run: Evaluated, part: str) -> bool:
+    """Whether a part holds the same items in two runs: the same pixels, or, decoded otherwise, the same by name.
+
+    By name: test items have the same ids and labels, and both parts the same place and number. Raises `DataError` where
+    the test items cannot be read.
+    """
+    mine, other = run.fingerprint(part), first.fingerprint(part)
+    if mine is None or mine == other:
+        return mine is not None
+    if part == "val" and run.protocol.get("validation") == GIVEN:  # where it lies is not recorded
+        return False
+    told = [[one.protocol.get(key) for name in ("test", part) for key in NAMED[name]] for one in (first, run)]
+    # Decoded alike, other pixels are other images.
+    return (
+        other is not None
+        and "cache_side" in first.decoded.keys() & run.decoded.keys()
+        and first.decoded != run.decoded
+        and told[0] == told[1]
+        and None not in told[0]
+        and not any(HANDED.match(str(text)) for text in told[0])
+        and (names := _names(first)) == _names(run)
+        and None not in dict(names)
+    )
+
+
+def decoded_in_words(first: Evaluated, run: Evaluated) -> str:
+    """Why fingerprints may differ."""
+    sides = [one.decoded.get("cache_side") for one in (run, first)]
+    if None not in sides and sides[0] != sides[1]:
+        return f"decoded at {sides[0]} and {sides[1]} px"
+    return "other images, another order, or decoded in another size or range"
+
+
 def _require_alike(first: Evaluated, run: Evaluated, arm: str) -> None:
     """Raise `DataError` with the reason why two runs answer different questions, or answer them otherwise."""
     if run.results.get("classes") != first.results.get("classes"):
@@ -114,12 +161,8 @@ def _require_alike(first: Evaluated, run: Evaluated, arm: str) -> None:
     if first.choice(arm).get("trials") and run.choice(arm).get("trials"):
         parts.append(("val", "validation"))
     for part, what in parts:
-        mine, other = run.fingerprint(part), first.fingerprint(part)
-        if mine is None or mine != other:
-            raise DataError(
-                f"their {what} images are not known to be the same (other images, another order, or decoded in another "
-                "size or range)"
-            )
+        if not known_same(first, run, part):
+            raise DataError(f"their {what} images are not known to be the same ({decoded_in_words(first, run)})")
     said = _settings(run, arm), _settings(first, arm)
     if set(said[0]) != set(said[1]):
         ours, theirs = (
@@ -193,17 +236,29 @@ class Answers:
 
 def _labels(run: Evaluated) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64] | None]:
     """The test labels (N,), in the order of the answers, and which of the items belong together."""
+    rows = _test_items(run)
+    numbers = {name: i for i, name in enumerate(run.results["classes"])}
+    labels = np.array([numbers[row["label"]] for row in rows], dtype=np.int64)
+    return labels, units_of([row.get("group") or None for row in rows])
+
+
+def _names(run: Evaluated) -> list[tuple[str | None, str]]:
+    return [(row.get("id"), row["label"]) for row in _test_items(run)]
+
+
+def _test_items(run: Evaluated) -> list[dict[str, str]]:
+    """Rows of `predictions.csv`, each with a label of the run's classes."""
     path = run.run.evaluation / "predictions.csv"
     if not path.is_file():
         raise DataError(f"{run.name} has no {path.name}, and so no labels of single test items")
-    numbers = {name: i for i, name in enumerate(run.results["classes"])}
     try:
         with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
             rows = list(csv.DictReader(file))
-        labels = np.array([numbers[row["label"]] for row in rows], dtype=np.int64)
-        return labels, units_of([row.get("group") or None for row in rows])
+        if unknown := {row["label"] for row in rows}.difference(run.results["classes"]):
+            raise KeyError(*sorted(unknown))
     except (OSError, KeyError, csv.Error) as error:
         raise DataError(f"{path} cannot be read ({error}): evaluate {run.run.path} again") from None
+    return rows
 
 
 def place_of(budget: Budget) -> tuple[bool, int]:

@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -231,7 +232,7 @@ def _resolve(texts: Sequence[str], ids: Sequence[str]) -> list[str | Path]:
             asked.append(text)
             continue
         if not os.path.lexists(path):
-            raise UsageError(f"no such file, and {unknown_name('id', text, near_ids(text, ids))}")
+            raise UsageError(f"no such file, and {unknown_name('id', text, _nearest(text, ids))}")
         if path.is_dir():
             raise UsageError(f"the query {text!r} is a folder: give image files, or ids of the collection")
         try:
@@ -241,6 +242,11 @@ def _resolve(texts: Sequence[str], ids: Sequence[str]) -> list[str | Path]:
             raise DataError(f"the query {text!r} cannot be used: {error}") from None
         asked.append(path)
     return asked
+
+
+def _nearest(text: str, ids: Sequence[str]) -> list[str]:
+    by_lower = {name.lower(): name for name in near_ids(text, ids)}
+    return [by_lower[name] for name in get_close_matches(text.lower(), by_lower, n=3, cutoff=0.0)]
 
 
 def _row(index: Index, name: str) -> int:

@@ -115,8 +115,71 @@ def test_other_data_cannot_be_paired(runs: Path) -> None:
     assert (
         "d and a cannot be compared in pairs: their test images are not known to be the same" in found["not_paired"][0]
     )
-    assert any("tested on different images" in note for note in found["notes"])
+    told = "The test images of d and a are not known to be the same (other images, another order, or decoded in"
+    assert any(note.startswith(told) for note in found["notes"])
     assert found["sentence"] == "Nothing could be compared in pairs."
+
+
+def _sized(own: Path, change: Change, **sides: int) -> None:
+    """As if the runs had decoded the same images at these sides."""
+    for name, side in sides.items():
+        with (own / name / "config.toml").open("a", encoding="utf-8") as file:
+            file.write(f"[data]\ncache_side = {side}\n")
+        change(
+            own / name,
+            lambda r, side=side: r["protocol"].update(
+                n_train_available=400,
+                data_fingerprints={part: f"{part} at {side}" for part in ("train", "val", "test")},
+            ),
+        )
+
+
+def test_one_test_set_at_two_sizes_is_paired(own: Path, change: Change) -> None:
+    plain = twoviews.compare_runs([own / "a", own / "b"])
+    _sized(own, change, a=120, b=40)
+    found = twoviews.compare_runs([own / "a", own / "b"])
+    assert (found["pairs"], found["not_paired"]) == (plain["pairs"], [])
+    told = "The images of b and a differ in pixels (decoded at 40 and 120 px): test items are taken for the same by"
+    assert [note.startswith(told) for note in found["notes"]].count(True) == 1
+
+
+@pytest.mark.parametrize(
+    ("how", "part"),
+    [
+        (lambda run, edit: _rewrite(run, lambda text: text.replace("\n7.png,", "\nseven.png,")), "test"),
+        (lambda run, edit: _rewrite(run, lambda text: text.replace("id,label", "name,label")), "test"),
+        (lambda run, edit: edit(run, lambda r: r["protocol"].update(test="labelled/other")), "test"),
+        (lambda run, edit: edit(run, lambda r: r["protocol"].update(n_train_available=399)), "labelled training"),
+        (lambda run, edit: edit(run, lambda r: r["protocol"].update(n_val=199)), "validation"),
+    ],
+    ids=range(5),
+)
+def test_other_items_at_another_size_are_not(own: Path, change: Change, how: Any, part: str) -> None:
+    _sized(own, change, a=120, b=40)
+    how(own / "b", change)
+    found = twoviews.compare_runs([own / "a", own / "b"], arm="linear")
+    assert found["pairs"] == []
+    assert f"their {part} images are not known to be the same (decoded at 40 and 120 px)" in found["not_paired"][0]
+    assert any("not on one scale" in note for note in found["notes"]) == (part == "test")
+
+
+@pytest.mark.parametrize("place", ["array (240, 32, 32)", "list of 240", "MNIST of 240 items"])
+def test_what_python_handed_over_has_no_name(own: Path, change: Change, place: str) -> None:
+    for name in ("a", "b"):
+        change(own / name, lambda r: r["protocol"].update(test=place))
+    _sized(own, change, a=120, b=40)
+    assert twoviews.compare_runs([own / "a", own / "b"])["pairs"] == []
+
+
+def test_other_pixels_at_one_size_are_other_images(own: Path, change: Change) -> None:
+    _sized(own, change, a=40, b=40)
+    change(own / "b", lambda r: r["protocol"]["data_fingerprints"].update(test="x"))
+    assert twoviews.compare_runs([own / "a", own / "b"])["pairs"] == []
+
+
+def _rewrite(run: Path, how: Callable[[str], str]) -> None:
+    path = run / "evaluation" / "predictions.csv"
+    path.write_text(how(path.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 @pytest.mark.parametrize(
