@@ -152,10 +152,12 @@ def test_another_part_and_another_draw(evaluate: Evaluate) -> None:
 
 
 def test_time_cuts_passes_like_updates(evaluate: Evaluate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from twoviews.jobs import length
+    from twoviews.jobs import length, trained
 
+    plan, measured = trained.plan_in_time, {"seconds": 1.0, "per_update": 0.05, "per_sample": 0.0}
+    monkeypatch.setattr(trained, "plan_in_time", lambda *inputs, **named: plan(*inputs, **named | measured))
     monkeypatch.setattr(length, "MIN_UPDATES", 2)
-    options = ("--arms", "finetune,supervised", "--labels-per-class", 5, "--seeds", 1, "--minutes", 0.01)
+    options = ("--arms", "finetune,supervised", "--labels-per-class", 5, "--seeds", 1, "--minutes", 5)
     results = evaluate(*options, epochs=9, batch_size=8)
     assert results["cut"][0].startswith("1 of at most 9 passes over the labels")
     assert max(row["update"] for row in curves_of(tmp_path) if row["seed"] == 0) == 2
