@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -98,3 +100,17 @@ def test_arms_have_their_order_and_names():
     assert check_arms(["supervised", "linear-adam", " knn"]) == ("knn", "linear-adam", "supervised")
     with pytest.raises(UsageError, match="linear-adam"):
         check_arms(["linear-adm"])
+
+
+def test_trials_of_one_subset_together_choose_what_they_choose_one_by_one():
+    alone = arm_of("linear", wrong=0, settings=(9, 3, 6))
+    asked = []
+
+    def together(indices, seed):
+        asked.append((len(indices), seed))
+        return [alone.fit(indices, setting, seed=seed, budget=5, trial=True) for setting in alone.settings]
+
+    one, other = (compared([arm], budgets=(1, 5)) for arm in (alone, replace(alone, together=together)))
+    assert asked == [(15, 0), (15, 1)]
+    assert other.chosen == one.chosen
+    assert other.rows == one.rows

@@ -91,7 +91,8 @@ class Fit(Protocol):
 class Arm:
     """A named way to fit, and the settings it may choose from; JSON must be able to carry them.
 
-    `stopped`: a setting that ends at this part of the training, for an arm that may stop before its end.
+    `stopped`: a setting that ends at this part of the training, for an arm that may stop before its end. `together`:
+    the trials of all settings on one subset, for an arm that fits them faster so than one by one.
     """
 
     name: str
@@ -99,6 +100,8 @@ class Arm:
     settings: tuple[Any, ...] = (None,)
     fixed: Any = None
     stopped: Callable[[Any, float], Any] | None = None
+    together: Callable[[np.ndarray, int], Sequence[Fitted]] | None = None
+    """From the labelled samples and the seed."""
 
 
 Remember = Callable[[tuple[Any, ...], Callable[[], Any]], Any]
@@ -135,14 +138,7 @@ class Comparison:
         setting, trials = arm.settings[0] if len(arm.settings) == 1 else arm.fixed, []
         if reference is not None:
             used = seeds if reference != "all" else seeds[:1]
-            found = distributed.spread(
-                [(candidate, seed) for candidate in arm.settings for seed in used],
-                lambda pair: self.remember(
-                    ("trial", arm.name, pair[0], reference, pair[1]), lambda: self._try(arm, reference, *pair)
-                ),
-            )
-            for number, candidate in enumerate(arm.settings):
-                tried = found[number * len(used) : (number + 1) * len(used)]
+            for candidate, tried in zip(arm.settings, self._tried(arm, reference, used), strict=True):
                 trials += _mean_scores(arm, candidate, [trial["scores"] for trial in tried])
             # The first of equals, and the end before an earlier stop: `_mean_scores` begins with it.
             setting = max(trials, key=lambda t: t["val_score"])["setting"]
@@ -154,8 +150,30 @@ class Comparison:
         }
         return setting
 
+    def _tried(self, arm: Arm, budget: Budget, seeds: Sequence[int]) -> list[list[dict[str, Any]]]:
+        """The trials of each setting, one a seed."""
+        if (together := arm.together) is not None:
+            by_seed = distributed.spread(
+                seeds,
+                lambda seed: self.remember(
+                    ("trials", arm.name, budget, seed),
+                    lambda: [self._trial(arm, fitted) for fitted in together(self.split.subset(budget, seed), seed)],
+                ),
+            )
+            return [list(of_setting) for of_setting in zip(*by_seed, strict=True)]
+        found = distributed.spread(
+            [(candidate, seed) for candidate in arm.settings for seed in seeds],
+            lambda pair: self.remember(
+                ("trial", arm.name, pair[0], budget, pair[1]), lambda: self._try(arm, budget, *pair)
+            ),
+        )
+        return [found[start : start + len(seeds)] for start in range(0, len(found), len(seeds))]
+
     def _try(self, arm: Arm, budget: Budget, setting: Any, seed: int) -> dict[str, Any]:
         fitted = arm.fit(self.split.subset(budget, seed), setting, seed=seed, budget=budget, trial=True)
+        return self._trial(arm, fitted)
+
+    def _trial(self, arm: Arm, fitted: Fitted) -> dict[str, Any]:
         stops = fitted.along if arm.stopped is not None else ()
         return {
             "scores": [[1.0, self._on_validation(fitted.val)], *([part, self._on_validation(s)] for part, s in stops)],

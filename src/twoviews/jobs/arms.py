@@ -16,7 +16,7 @@ from twoviews.evaluation.compare import Arm, Budget, Fitted
 from twoviews.evaluation.features import fingerprint_module, frozen
 from twoviews.evaluation.finetune import estimate_statistics
 from twoviews.evaluation.knn import knn_predict
-from twoviews.evaluation.probe import LinearProbe, fit_probe
+from twoviews.evaluation.probe import LinearProbe, fit_probes
 from twoviews.evaluation.softmax import fit_softmax
 from twoviews.jobs.embed import Preprocessing, embed_corpus
 from twoviews.jobs.labelled import Labelled
@@ -153,17 +153,24 @@ class Arms:
         return Arm(name, fit)
 
     def _linear_arm(self, name: str, vectors: dict[str, np.ndarray], *, shuffled: bool = False) -> Arm:
-        def fit(indices: np.ndarray, setting: Any, *, seed: int, budget: Budget, trial: bool) -> Fitted:
+        def probes(indices: np.ndarray, penalties: Sequence[float], seed: int) -> list[Fitted]:
             labels = self.data.split.train[indices]
-            probe = fit_probe(
+            found = fit_probes(
                 vectors["train"][indices],
                 np.random.default_rng(seed).permutation(labels) if shuffled else labels,
                 classes=len(self.data.split.classes),
-                strength=setting / len(indices),
+                strengths=[penalty / len(indices) for penalty in penalties],
             )
-            return _fitted(probe, vectors)
+            return [_fitted(probe, vectors) for probe in found]
 
-        return Arm(name, fit, settings=self.options.penalties, fixed=self.options.fixed_penalty)
+        def fit(indices: np.ndarray, setting: Any, *, seed: int, budget: Budget, trial: bool) -> Fitted:
+            return probes(indices, [setting], seed)[0]
+
+        def together(indices: np.ndarray, seed: int) -> list[Fitted]:
+            return probes(indices, self.options.penalties, seed)
+
+        settings, fixed = self.options.penalties, self.options.fixed_penalty
+        return Arm(name, fit, settings=settings, fixed=fixed, together=together)
 
     def _softmax_arm(self, name: str, vectors: dict[str, np.ndarray]) -> Arm:
         def fit(indices: np.ndarray, setting: Any, *, seed: int, budget: Budget, trial: bool) -> Fitted:
