@@ -141,13 +141,13 @@ def adapt_convolution(weight: Tensor, *, channels: int, kernel: tuple[int, int])
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file, on the CPU. Errors: DataError when missing or malformed."""
+    """The tensors of a safetensors file by name, on the CPU. Errors: DataError when missing or malformed."""
     try:
         # Read here: safetensors itself opens no path that is not valid UTF-8.
         tensors: dict[str, Tensor] = load(path.read_bytes())
     except (SafetensorError, OSError, ValueError) as error:
         raise DataError(f"cannot read {path}: {error}; take an intact .safetensors file") from error
-    return tensors
+    return dict(sorted(tensors.items()))  # safetensors gives them in another order each time
 
 
 def refuse_pickle(path: Path) -> None:
