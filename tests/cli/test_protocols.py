@@ -83,6 +83,13 @@ def test_tutorials_adam(evaluate: Evaluate, tmp_path: Path) -> None:
         "the baseline; the linear layer starts with Glorot's draws"
     )
     assert "5 passes in batches of 128, rate 0.001, eps 1e-07" in results["protocol"]["linear-adam"]
+    trained = {"policy": "digits", "stop": "last", "passes": 3, "batch_size": 8, "head": "glorot", "optimizer": "adam"}
+    trained |= {"eps": 1e-7, "weight_decay": 0.0, "schedule": "constant", "warmup": 0.0}
+    assert results["protocol"]["options"] == {
+        "linear-adam": {"linear_epochs": 5, "linear_batch": 128, "linear_lr": 1e-3, "eps": 1e-7},
+        "finetune": trained | {"encoder_lr_ratio": 1.0, "finetune_from": "h"},
+        "supervised": trained,
+    }
     # 4 labels are one smaller batch, 20 are two of 8.
     for arm in ("finetune", "supervised"):
         rows = [row for row in curves_of(tmp_path) if row["arm"] == arm]

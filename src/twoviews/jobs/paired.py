@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from twoviews.errors import DataError, TwoviewsError
-from twoviews.evaluation.compare import FIXED_BELOW, Budget, is_trained
+from twoviews.evaluation.compare import FIXED_BELOW, Budget
 from twoviews.evaluation.metrics import item_values, item_weight
 from twoviews.evaluation.statistics import by_unit, conclusion, crossed_interval, holm
 from twoviews.evaluation.verdict import leaves_no_luck
@@ -163,42 +163,38 @@ def _require_alike(first: Evaluated, run: Evaluated, arm: str) -> None:
     for part, what in parts:
         if not known_same(first, run, part):
             raise DataError(f"their {what} images are not known to be the same ({decoded_in_words(first, run)})")
-    said = _settings(run, arm), _settings(first, arm)
-    if set(said[0]) != set(said[1]):
-        ours, theirs = (
-            ", ".join(text for text in these if text not in those) or "nothing said of it"
-            for these, those in (said, said[::-1])
+    mine, theirs = _decided(run, arm), _decided(first, arm)
+    if differing := [name for name in {**mine, **theirs} if mine.get(name) != theirs.get(name)]:
+        told = "; ".join(
+            f"{name} {_in_words(mine.get(name))} in {run.name}, {_in_words(theirs.get(name))} in {first.name}"
+            for name in differing
         )
-        raise DataError(
-            f"{arm} was evaluated otherwise, with {ours} in {run.name} and {theirs} in {first.name}: evaluate both "
-            "alike"
-        )
+        raise DataError(f"{arm} was evaluated otherwise ({told}): evaluate both alike")
 
 
-def _settings(run: Evaluated, arm: str) -> list[str]:
-    """What decided an arm beside the encoder and the data, a statement each; what `--minutes` cut is in the length."""
-    if is_trained(arm):
-        texts = [str(run.protocol.get("trained", "")).partition(": ")[2], run.protocol.get(arm)]
-    else:
-        kind = arm if arm in run.protocol else "knn" if arm.endswith("knn") else "linear"
-        texts = [run.protocol.get(kind)]
-    said = [part for text in (*texts, run.protocol.get("subsets")) if text for part in re.split("[,;] ", str(text))]
+def _decided(run: Evaluated, arm: str) -> dict[str, Any]:
+    """What decided an arm beside the encoder and the data; what `--minutes` cut is in the length."""
+    options: dict[str, Any] | None = (run.protocol.get("options") or {}).get(arm)
+    if options is None:
+        raise DataError(f"{run.name} does not say how {arm} was evaluated: evaluate {run.run.path} again")
     choice = run.choice(arm)
-    trials = choice.get("trials") or []
-    if tried := list(dict.fromkeys(_in_words(trial.get("setting")) for trial in trials)):
-        place = budget_words(choice.get("reference_budget", "all"))
-        said += [f"{', '.join(tried)} tried", f"the setting chosen {place}"]
-    elif choice.get("setting") is not None:
-        said.append(f"{_in_words(choice['setting'])} set")
-    if choice.get("fixed_below_5") is not None:
-        said.append(f"{_in_words(choice['fixed_below_5'])} set below {FIXED_BELOW} labels a class")
-    return said
+    tried = list(dict.fromkeys(_value(trial.get("setting")) for trial in choice.get("trials") or []))
+    if tried:
+        chosen: dict[str, Any] = {"tried": tried, "chosen": budget_words(choice.get("reference_budget", "all"))}
+    else:
+        chosen = {"setting": _value(choice.get("setting"))}
+    return options | chosen | {f"setting below {FIXED_BELOW} labels": choice.get(f"fixed_below_{FIXED_BELOW}")}
 
 
-def _in_words(setting: Any) -> str:
+def _value(setting: Any) -> Any:
     """A penalty, or the rate of a trained arm."""
-    value = setting.get("lr") if isinstance(setting, dict) else setting
-    return f"{value:g}" if isinstance(value, int | float) else str(value)
+    return setting.get("lr") if isinstance(setting, dict) else setting
+
+
+def _in_words(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(_in_words, value))
+    return f"{value:g}" if isinstance(value, float) else "not given" if value is None else str(value)
 
 
 class Answers:

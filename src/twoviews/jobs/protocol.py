@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from twoviews.config import Evaluate
-from twoviews.evaluation.compare import FIXED_BELOW, Budget, Comparison
+from twoviews.evaluation.compare import FIXED_BELOW, Budget, Comparison, is_trained
 from twoviews.jobs.arms import PIXEL_SIDE, Arms
 from twoviews.jobs.length import Length
 from twoviews.jobs.request import subsets_of
@@ -46,7 +46,7 @@ def protocol(
         "knn": f"cosine, {o.knn_k} neighbours or all if fewer, weights exp(similarity / {o.knn_temperature:g})",
         "linear": "multinomial logistic regression by L-BFGS on standardised features; mean loss + strength x squared "
         "weights, intercept free, strength = penalty / labels",
-        "trained": _training(o, length, trained, stopped=n_val > 0) if trained else "not run",
+        "trained": _training(o, length, trained, validated=n_val > 0) if trained else "not run",
         "batchnorm": "statistics re-estimated on 512 clean training samples without labels, in all trained arms alike",
         "floors": f"random-linear: the same network with random weights; pixels: the clean view at "
         f"{min(PIXEL_SIDE, room.ground.clean.image_size)} px; random guess and majority class: expected values",
@@ -56,6 +56,7 @@ def protocol(
         else "nothing was selected, as there is no validation: settings were fixed beforehand",
         "tried": trials,
         "settings": comparison.chosen,
+        "options": {arm: options_of(arm, o, length, validated=n_val > 0) for arm in comparison.chosen},
         "statistics": "paired differences over seeds and test items: two-way random effects, each part with its own t "
         "quantile (Banerjee 1960), 95 %; Holm over the budgets of the primary comparison, whose p counts once for each "
         "arm that it was chosen among (docs/protocol.md)",
@@ -84,6 +85,36 @@ def protocol(
         )
     words["paragraph"] = _paragraph(room, words, trained)
     return words
+
+
+FITTED = {"knn": {"knn_k", "knn_temperature"}, "linear-adam": {"linear_epochs", "linear_batch", "linear_lr", "eps"}}
+"""Options of `evaluate` that decide an arm on cached features, beside the penalty that is chosen."""
+TRAINED = {"policy", "optimizer", "eps", "weight_decay", "schedule", "warmup", "batch_size", "encoder_lr_ratio"}
+"""Options of `evaluate` that decide an arm that trains an encoder, as they stand."""
+
+
+def options_of(arm: str, o: Evaluate, length: Length, *, validated: bool) -> dict[str, Any]:
+    """What decides an arm beside encoder, data and the setting that was chosen: two runs alike in it can be compared.
+
+    `validated`: whether there is validation.
+    """
+    if not is_trained(arm):
+        return o.model_dump(include=FITTED.get(arm.removeprefix("pixels-"), set()))
+    found = o.model_dump(include=TRAINED - ({"encoder_lr_ratio"} if arm == "supervised" else set()))
+    found |= {"passes" if length.passes else "updates": length.count}
+    found["stop"] = "validation" if _stops_early(o, validated=validated) else "last"
+    # Where fine-tuning begins at the probe, the baseline begins at zero.
+    found["head"] = "zeros" if arm == "supervised" and o.head == "probe" else o.head
+    if arm in ("finetune", "distill"):
+        found["finetune_from"] = o.finetune_from
+    if arm == "distill":
+        found["distill_temperature"] = o.distill_temperature
+    return found
+
+
+def _stops_early(o: Evaluate, *, validated: bool) -> bool:
+    """As `Comparison.choose` does: with one rate nothing is tried."""
+    return validated and o.stop == "validation" and len(o.lrs) > 1
 
 
 METRIC_NAMES = {"accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "f1_macro": "macro F1"}
@@ -127,7 +158,7 @@ def _training_sentence(text: str) -> str:
     return f"Training of {name}{colon}{rest}."
 
 
-def _training(o: Evaluate, length: Length, trained: Sequence[str], *, stopped: bool) -> str:
+def _training(o: Evaluate, length: Length, trained: Sequence[str], *, validated: bool) -> str:
     """How the trained arms were trained, in words."""
     name = {"adamw": "AdamW", "adam": "Adam"}[o.optimizer]
     usual = Evaluate()
@@ -142,8 +173,7 @@ def _training(o: Evaluate, length: Length, trained: Sequence[str], *, stopped: b
     }[o.head]
     if o.finetune_from == "head":
         head += "; fine-tuning keeps the first layer of the projection head below it"
-    # As `Comparison.choose` does: with one rate nothing is tried.
-    early = stopped and o.stop == "validation" and len(o.lrs) > 1
+    early = _stops_early(o, validated=validated)
     end = "stopped where validation was best in the trials, alike for all budgets and seeds" if early else "last update"
     return (
         f"{' and '.join(trained)}: {length} {'in batches of' if length.passes else 'of'} {o.batch_size} samples, "

@@ -9,11 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from twoviews.config import Evaluate
 from twoviews.evaluation.calibration import calibration_error, fit_temperature, nll, reliability
 from twoviews.evaluation.compare import Budget, Comparison, Split, is_trained, order_of, pack
 from twoviews.evaluation.floors import floors
 from twoviews.evaluation.metrics import classification_metrics, confusion, per_class
 from twoviews.evaluation.verdict import verdict
+from twoviews.jobs.length import Length
+from twoviews.jobs.protocol import options_of
 
 # (skill with one label a class, what each tenfold of labels adds), in units of the logit of the true class.
 SKILLS = {
@@ -147,6 +150,7 @@ def _protocol(skills: Mapping[str, Any], budgets: Sequence[Budget], *, world: in
         "pretraining": "run once, without labels; only the label subsets and the classifiers are reseeded",
         "selection": "one setting an arm, by accuracy on validation; below 5 labels a class fixed beforehand",
         "settings": chosen,
+        "options": {arm: options_of(arm, Evaluate(), Length(60, 64), validated=True) for arm in skills},
         "test_reads": "each arm's once, after its setting was chosen",
         "data_fingerprints": {name: f"{world}{name[0]}" * 16 for name in ("train", "val", "test")},
         "paragraph": "A convnet was pretrained once on 50,000 images without labels (simclr, 200 epochs). Classifiers "

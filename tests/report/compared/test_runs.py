@@ -226,50 +226,44 @@ def test_runs_that_answer_other_questions(own: Path, change: Change, how: Any, r
     assert re.search(reason, found["not_paired"][0])
 
 
-TEXTS = {
-    "trained": "finetune and supervised: 60 updates of 64 samples, AdamW, last update; fine-tuning starts at zero",
-    "knn": "cosine, 20 neighbours or all if fewer",
-    "linear": "logistic regression by L-BFGS, intercept free",
-    "subsets": "stratified, nested",
-}
-
-
 def _choice(arm: str, **changes: Any) -> Callable[[dict[str, Any]], None]:
     return lambda r: r["protocol"]["settings"][arm].update(changes)
+
+
+def _option(arm: str, **changes: Any) -> Callable[[dict[str, Any]], None]:
+    return lambda r: r["protocol"]["options"][arm].update(changes)
 
 
 @pytest.mark.parametrize(
     ("how", "arm", "reason"),
     [
         (
-            lambda r: r["protocol"].update(trained=TEXTS["trained"].replace("60 updates", "2 updates")),
+            _option("finetune", updates=2, policy="digits"),
             "finetune",
-            "finetune was evaluated otherwise, with 2 updates of 64 samples in b and 60 updates of 64 samples in a: "
-            "evaluate both alike.",
+            "finetune was evaluated otherwise (policy digits in b, auto in a; updates 2 in b, 60 in a): evaluate both "
+            "alike.",
         ),
         (
-            lambda r: r["protocol"].update(trained=TEXTS["trained"] + ", weight decay 0.1"),
+            lambda r: r["protocol"]["options"].update(supervised={}),
             "supervised",
-            "with weight decay 0.1 in b and nothing said of it in a",
+            "optimizer not given in b, adamw in a",
         ),
-        (lambda r: r["protocol"].update(knn="cosine, 5 neighbours"), "pixels-knn", "with 5 neighbours in b and 20 n"),
-        (lambda r: r["protocol"].update(linear="by SGD"), "linear", "with by SGD in b and logistic regression by"),
-        (lambda r: r["protocol"].update(subsets="stratified"), "linear", "with nothing said of it in b and nested in"),
+        (lambda r: r["protocol"].pop("options"), "linear", "b does not say how linear was evaluated: evaluate "),
+        (lambda r: r["protocol"]["options"].pop("linear"), "linear", "b does not say how linear was evaluated: eval"),
+        (_option("pixels-knn", knn_k=5), "pixels-knn", "(knn_k 5 in b, 20 in a)"),
         (lambda r: r["protocol"]["data_fingerprints"].update(val="x"), "linear", "their validation images are not"),
-        (_choice("linear", fixed_below_5=1), "linear", "with 1 set below 5 labels a class in b and 0.3 set below 5 "),
-        (_choice("linear", reference_budget=10), "linear", "with the setting chosen at 10 labels a class in b and the"),
-        (_choice("linear", trials=[]), "linear", "with 3 set in b and 3, 0.3, 0.03 tried"),
+        (_choice("linear", fixed_below_5=1), "linear", "(setting below 5 labels 1 in b, 0.3 in a)"),
+        (_choice("linear", reference_budget=10), "linear", "(chosen at 10 labels a class in b, at 100 labels a class"),
+        (_choice("linear", trials=[]), "linear", "tried not given in b, 3, 0.3, 0.03 in a; chosen not"),
         (
             _choice("finetune", trials=[{"setting": {"lr": lr, "stop": 1.0}} for lr in (0.1, 0.2, 0.2)]),
             "finetune",
-            "with 0.1, 0.2 tried in b and 0.001, 0.002 tried in a",
+            "(tried 0.1, 0.2 in b, 0.001, 0.002 in a)",
         ),
     ],
     ids=range(10),
 )
 def test_an_arm_that_was_evaluated_otherwise(own: Path, change: Change, how: Any, arm: str, reason: str) -> None:
-    for name in ("a", "b", "c"):
-        change(own / name, lambda r: r["protocol"].update(TEXTS))
     change(own / "b", how)
     found = twoviews.compare_runs([own / "a", own / "b", own / "c"], arm=arm)
     assert len(found["not_paired"]) == 1
@@ -278,14 +272,13 @@ def test_an_arm_that_was_evaluated_otherwise(own: Path, change: Change, how: Any
     assert {pair["run"] for pair in found["pairs"]} == {"c"}
 
 
-def test_settings_of_other_arms_and_names_of_trained_ones_keep_no_run_out(own: Path, change: Change) -> None:
-    for name in ("a", "b"):
-        change(own / name, lambda r: r["protocol"].update(TEXTS))
-    change(own / "b", lambda r: r["protocol"].update(knn="cosine, 5 neighbours", linear="by SGD"))
-    change(own / "b", lambda r: r["protocol"].update(trained=TEXTS["trained"].replace(" and supervised", "")))
+def test_settings_of_other_arms_keep_no_run_out(own: Path, change: Change) -> None:
+    change(own / "b", _option("pixels-knn", knn_k=5))
+    change(own / "b", lambda r: r["protocol"]["options"].pop("supervised"))
     assert twoviews.compare_runs([own / "a", own / "b"], arm="finetune")["not_paired"] == []
     change(own / "b", lambda r: r["protocol"]["data_fingerprints"].update(val="x"))
-    change(own / "b", lambda r: r["protocol"].update(knn=TEXTS["knn"], trained="not run"))
+    change(own / "b", _option("pixels-knn", knn_k=20))
+    change(own / "b", lambda r: r["protocol"]["options"].pop("finetune"))
     assert twoviews.compare_runs([own / "a", own / "b"], arm="pixels-knn")["not_paired"] == []
 
 
