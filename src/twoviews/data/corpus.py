@@ -83,6 +83,14 @@ class Corpus:
             groups=None if self.groups is None else tuple(self.groups[i] for i in at.tolist()),
         )
 
+    @property
+    def labels_fingerprint(self) -> str:
+        """sha256 over ids and labels by name, whatever the pixels."""
+        digest = hashlib.sha256()
+        for name, label in zip(self.ids, self.labels.tolist(), strict=True):
+            digest.update(f"{name}\0{self.classes[label] if label >= 0 else ''}\0".encode("utf-8", "surrogatepass"))
+        return digest.hexdigest()
+
     def relabel(self, classes: Sequence[str]) -> "Corpus":
         """The same images with labels that count in `classes`, say those of the training part.
 

@@ -7,7 +7,7 @@ import numpy.typing as npt
 from scipy import stats
 
 from ..errors import DataError, UsageError
-from .statistics import Interval, by_unit, crossed_interval
+from .statistics import Interval, by_unit, crossed_interval, units_an_item
 
 
 def matched_interval(
@@ -38,9 +38,9 @@ def matched_interval(
     if not len(first):
         raise DataError("no labelled item to compare on: give a test set with labels")
     if units is not None:
-        differences, count = first.astype(np.float64) - second, int(units.max()) + 1
-        over = crossed_interval(by_unit(differences[None], units), confidence=confidence, weight=count / len(units))
-        return Interval(over.mean, max(-1.0, over.low), min(1.0, over.high), len(units), count)
+        differences = by_unit((first.astype(np.float64) - second)[None], units)
+        over = crossed_interval(differences, confidence=confidence, weight=units_an_item(units))
+        return Interval(over.mean, max(-1.0, over.low), min(1.0, over.high), len(units), differences.shape[1])
     only_first, only_second, n = int((first & ~second).sum()), int((~first & second).sum()), len(first)
     gained, lost = (count / (n + 2) for count in (only_first + 0.5, only_second + 0.5))
     centre = gained - lost

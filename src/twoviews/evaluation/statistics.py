@@ -66,11 +66,15 @@ def by_unit(values: npt.NDArray[np.float64], units: npt.NDArray[np.int64] | None
     """
     if units is None:
         return values
-    count = int(units.max(initial=-1)) + 1
     mean = values.mean(axis=1, keepdims=True)
-    sums = np.stack([np.bincount(units, weights=row, minlength=count) for row in values - mean])
-    by: npt.NDArray[np.float64] = mean + sums * (count / len(units))
+    sums = np.stack([np.bincount(units, weights=row) for row in values - mean])
+    by: npt.NDArray[np.float64] = mean + sums * units_an_item(units)
     return by
+
+
+def units_an_item(units: npt.NDArray[np.int64] | None) -> float:
+    """Units 0 .. U-1 an item (N,): U / N, and 1 where every item is its own."""
+    return 1.0 if units is None else (int(units.max(initial=-1)) + 1) / len(units)
 
 
 def crossed_interval(

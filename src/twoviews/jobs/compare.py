@@ -6,7 +6,6 @@ of one run. Each run is one pretraining; where some are of one recipe with other
 
 import json
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -16,7 +15,7 @@ from twoviews.evaluation.compare import Budget, order_of
 from twoviews.evaluation.metrics import METRICS
 from twoviews.evaluation.verdict import leaves_no_luck
 from twoviews.evaluation.wording import METRIC_WORDS, arm_words, budget_words
-from twoviews.jobs.paired import Evaluated, decoded_in_words, known_same, paired, place_of
+from twoviews.jobs.paired import Evaluated, known_same, paired, place_of, why_not_same
 from twoviews.report import write_runs_page
 from twoviews.run import Run, read_json, write_rows
 
@@ -44,7 +43,8 @@ def compare_runs(
     runs        name, path, method, encoder, image_size, images, epochs, seed, test, primary_arm, sentence of its own
     rows        run, arm, labels_per_class, mean and deviation (over seeds), n, n_train
     pairs       run, against, arm, labels_per_class, mean_difference, low and high (95 %), n, n_test, p, p_adjusted
-                (Holm over all pairs here) and conclusion: "better", "worse" or "cannot tell"
+                (Holm over all pairs here; p counts once for each arm that the first run chose among) and conclusion:
+                "better", "worse" or "cannot tell"
     not_paired  sentences: which run cannot be held against the first, as its data or settings differ, and why
     notes       sentences: how to read it
 
@@ -61,7 +61,9 @@ def compare_runs(
     chosen = _arm(found, arm)
     rows = [row for run in found for row in _rows(run, used)]
     rows.sort(key=lambda row: (order_of(row["arm"]), [r.name for r in found].index(row["run"]), _rank(row)))
-    pairs, not_paired = paired(found, chosen, used) if chosen is not None else ([], [])
+    own = arm is None and chosen == first.verdict.get("primary_arm")
+    choices = max(1, len(first.verdict.get("chosen_among") or ())) if own else 1
+    pairs, not_paired = paired(found, chosen, used, choices=choices) if chosen is not None else ([], [])
     compared: dict[str, Any] = {
         "sentence": "",
         "metric": used,
@@ -72,7 +74,7 @@ def compare_runs(
         "rows": rows,
         "pairs": pairs,
         "not_paired": not_paired,
-        "notes": _notes(found, used, chosen, rows, pairs),
+        "notes": _notes(found, used, chosen, rows, pairs, choices=choices),
     }
     compared["sentence"] = _sentence(compared)
     if table is not None:
@@ -212,6 +214,8 @@ def _notes(
     arm: str | None,
     rows: Sequence[Mapping[str, Any]],
     pairs: Sequence[Mapping[str, Any]],
+    *,
+    choices: int,
 ) -> list[str]:
     notes = []
     if other := [f"{run.name} by {run.metric}" for run in runs if run.metric != metric]:
@@ -222,6 +226,11 @@ def _notes(
     notes += filter(None, (_tested(runs[0], run) for run in runs[1:]))
     if len(pairs) > 1:
         notes.append(f"p-values are corrected for all {len(pairs)} pairs (Holm); each interval stands for itself.")
+    if pairs and choices > 1:
+        notes.append(
+            f"The arm was the best of {choices} in {runs[0].name}, by its luck too: p-values count {choices} times, "
+            f"and differences lean towards {runs[0].name}. An arm that is named (--arm) pays nothing."
+        )
     for family in _families(runs):
         names = [run.name for run in family]
         here = [row for row in rows if row["run"] in names and row["arm"] == arm]
@@ -251,13 +260,11 @@ def _tested(first: Evaluated, run: Evaluated) -> str | None:
     """Where two runs had other pixels to test on: whether they tell of the same images."""
     if run.fingerprint("test") == first.fingerprint("test"):
         return None
-    why, same = decoded_in_words(first, run), False
-    with suppress(DataError):
-        same = known_same(first, run, "test")
-    if same:
+    why = why_not_same(first, run, "test")
+    if known_same(first, run, "test"):
         return (
             f"The images of {run.name} and {first.name} differ in pixels ({why}): test items are taken for the same by "
-            "their ids and labels, labelled training images by where they lie and how many they are."
+            "their ids and labels, and labelled training images too."
         )
     return (
         f"The test images of {run.name} and {first.name} are not known to be the same ({why}): their scores stand side "

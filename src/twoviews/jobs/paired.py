@@ -12,7 +12,7 @@ import numpy.typing as npt
 from twoviews.errors import DataError, TwoviewsError
 from twoviews.evaluation.compare import FIXED_BELOW, Budget
 from twoviews.evaluation.metrics import item_values, item_weight
-from twoviews.evaluation.statistics import by_unit, conclusion, crossed_interval, holm
+from twoviews.evaluation.statistics import by_unit, conclusion, crossed_interval, holm, units_an_item
 from twoviews.evaluation.verdict import leaves_no_luck
 from twoviews.evaluation.wording import budget_words
 from twoviews.jobs.labelled import GIVEN
@@ -24,8 +24,8 @@ WORDS = {"helps": "better", "hurts": "worse", "cannot tell": "cannot tell"}
 
 DECODING = ("cache_side", "channels", "intensity", "background", "pages")
 """Settings of `data` by which the pixels of one image differ from run to run."""
-NAMED = {"test": ("test", "n_test"), "train": ("train", "n_train_available"), "val": ("train", "validation", "n_val")}
-"""What the protocol says of a part, whatever its images are decoded to."""
+PLACES = {"test": ("test",), "train": ("train",), "val": ("train", "validation")}
+"""Where the protocol says that a part lies."""
 HANDED = re.compile(r"(array|tensor) \(|list of \d|\w+ of \d+ items$")
 """How what Python handed over is called: that has no place, and numbers for ids."""
 
@@ -57,8 +57,12 @@ class Evaluated:
         return self.results.get("protocol") or {}
 
     def fingerprint(self, part: str) -> str | None:
-        """What identifies the labelled images of a part."""
+        """What identifies the images of a part: pixels and ids."""
         return (self.protocol.get("data_fingerprints") or {}).get(part)
+
+    def labelled(self, part: str) -> str | None:
+        """What identifies the items of a part whatever their pixels: ids and labels."""
+        return (self.protocol.get("labels_fingerprints") or {}).get(part)
 
     @property
     def decoded(self) -> dict[str, Any]:
@@ -71,8 +75,12 @@ class Evaluated:
         return (self.protocol.get("settings") or {}).get(arm) or {}
 
 
-def paired(runs: Sequence[Evaluated], arm: str, metric: str) -> tuple[list[dict[str, Any]], list[str]]:
-    """Each run less the first, at the budgets that both have; and who cannot be paired, with the reason."""
+def paired(runs: Sequence[Evaluated], arm: str, metric: str, *, choices: int) -> tuple[list[dict[str, Any]], list[str]]:
+    """Each run less the first, at the budgets that both have; and who cannot be paired, with the reason.
+
+    `choices`: arms that this one was chosen among by the first run's scores; its p-values count as often, since the
+    arm whose seeds were lucky in that run tends to be chosen (as in the verdict).
+    """
     first, *others = runs
     pairs: list[dict[str, Any]] = []
     told: list[bool] = []
@@ -83,6 +91,7 @@ def paired(runs: Sequence[Evaluated], arm: str, metric: str) -> tuple[list[dict[
             ours, theirs = Answers(run, arm, metric), Answers(first, arm, metric)
             if not np.array_equal(ours.labels, theirs.labels):
                 raise DataError("their test labels differ")
+            units = _units(ours, theirs)
             shared = [b for b in ours.budgets if set(ours.seeds(b)) & set(theirs.seeds(b))]
             if not shared:
                 raise DataError(f"they share no seed of {arm} at any number of labels")
@@ -92,9 +101,7 @@ def paired(runs: Sequence[Evaluated], arm: str, metric: str) -> tuple[list[dict[
         for budget in shared:
             seeds = sorted(set(ours.seeds(budget)) & set(theirs.seeds(budget)))
             differences = np.stack([ours.values(budget, s) - theirs.values(budget, s) for s in seeds])
-            units = ours.units
-            independent = 1.0 if units is None else (int(units.max()) + 1) / len(units)
-            interval = crossed_interval(by_unit(differences, units), weight=ours.weight * independent)
+            interval = crossed_interval(by_unit(differences, units), weight=ours.weight * units_an_item(units))
             told.append(leaves_no_luck(interval.n, budget, arm))
             finite = bool(np.isfinite(interval.low))
             pairs.append(
@@ -109,7 +116,7 @@ def paired(runs: Sequence[Evaluated], arm: str, metric: str) -> tuple[list[dict[
                     "n": interval.n,
                     "n_test": len(ours.labels),
                     "n_units": interval.items,
-                    "p": float(f"{interval.p:.4g}"),
+                    "p": float(f"{min(1.0, choices * interval.p):.4g}"),
                 }
             )
     adjusted = iter(holm([pair["p"] for pair, sound in zip(pairs, told, strict=True) if sound]))
@@ -121,32 +128,39 @@ def paired(runs: Sequence[Evaluated], arm: str, metric: str) -> tuple[list[dict[
 
 
 def known_same(first: Evaluated, run: Evaluated, part: str) -> bool:
-    """Whether a part holds the same items in two runs: the same pixels, or, decoded otherwise, the same by name.
+    """Whether a part holds the same items in two runs, by ids and labels, and by pixels where these are decoded alike.
 
-    By name: test items have the same ids and labels, and both parts the same place and number. Raises `DataError` where
-    the test items cannot be read.
+    Decoded otherwise, the part must lie in the same place: ids alone could be those of other images.
     """
-    mine, other = run.fingerprint(part), first.fingerprint(part)
-    if mine is None or mine == other:
-        return mine is not None
+    both = (first, run)
+    if None in (run.labelled(part), run.fingerprint(part)) or run.labelled(part) != first.labelled(part):
+        return False
+    if run.fingerprint(part) == first.fingerprint(part):
+        return True
     if part == "val" and run.protocol.get("validation") == GIVEN:  # where it lies is not recorded
         return False
-    told = [[one.protocol.get(key) for name in ("test", part) for key in NAMED[name]] for one in (first, run)]
+    told = [[one.protocol.get(key) for name in ("test", part) for key in PLACES[name]] for one in both]
     # Decoded alike, other pixels are other images.
     return (
-        other is not None
-        and "cache_side" in first.decoded.keys() & run.decoded.keys()
+        "cache_side" in first.decoded.keys() & run.decoded.keys()
         and first.decoded != run.decoded
         and told[0] == told[1]
         and None not in told[0]
         and not any(HANDED.match(str(text)) for text in told[0])
-        and (names := _names(first)) == _names(run)
-        and None not in dict(names)
     )
 
 
+def why_not_same(first: Evaluated, run: Evaluated, part: str) -> str:
+    """Why a part may hold other items in another run, in words."""
+    if old := [one.name for one in (run, first) if one.labelled(part) is None]:
+        return f"{' and '.join(old)} was evaluated by an earlier version: evaluate again"
+    if run.fingerprint(part) == first.fingerprint(part):
+        return "the same images with other labels"
+    return decoded_in_words(first, run)
+
+
 def decoded_in_words(first: Evaluated, run: Evaluated) -> str:
-    """Why fingerprints may differ."""
+    """Why pixels may differ."""
     sides = [one.decoded.get("cache_side") for one in (run, first)]
     if None not in sides and sides[0] != sides[1]:
         return f"decoded at {sides[0]} and {sides[1]} px"
@@ -162,7 +176,7 @@ def _require_alike(first: Evaluated, run: Evaluated, arm: str) -> None:
         parts.append(("val", "validation"))
     for part, what in parts:
         if not known_same(first, run, part):
-            raise DataError(f"their {what} images are not known to be the same ({decoded_in_words(first, run)})")
+            raise DataError(f"their {what} images are not known to be the same ({why_not_same(first, run, part)})")
     mine, theirs = _decided(run, arm), _decided(first, arm)
     if differing := [name for name in {**mine, **theirs} if mine.get(name) != theirs.get(name)]:
         told = "; ".join(
@@ -230,16 +244,20 @@ class Answers:
         return item_values(self.labels, predicted, classes=self.count, metric=self.metric)
 
 
+def _units(ours: Answers, theirs: Answers) -> npt.NDArray[np.int64] | None:
+    """Which test items belong together, by whichever run knows it."""
+    known = [one.units for one in (ours, theirs) if one.units is not None]
+    if len(known) == 2 and not np.array_equal(*known):
+        raise DataError("the groups of their test items differ")
+    return known[0] if known else None
+
+
 def _labels(run: Evaluated) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64] | None]:
     """The test labels (N,), in the order of the answers, and which of the items belong together."""
     rows = _test_items(run)
     numbers = {name: i for i, name in enumerate(run.results["classes"])}
     labels = np.array([numbers[row["label"]] for row in rows], dtype=np.int64)
     return labels, units_of([row.get("group") or None for row in rows])
-
-
-def _names(run: Evaluated) -> list[tuple[str | None, str]]:
-    return [(row.get("id"), row["label"]) for row in _test_items(run)]
 
 
 def _test_items(run: Evaluated) -> list[dict[str, str]]:

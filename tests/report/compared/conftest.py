@@ -153,6 +153,7 @@ def _protocol(skills: Mapping[str, Any], budgets: Sequence[Budget], *, world: in
         "options": {arm: options_of(arm, Evaluate(), Length(60, 64), validated=True) for arm in skills},
         "test_reads": "each arm's once, after its setting was chosen",
         "data_fingerprints": {name: f"{world}{name[0]}" * 16 for name in ("train", "val", "test")},
+        "labels_fingerprints": {name: f"{world}{name[0]}" * 16 for name in ("train", "val", "test")},
         "paragraph": "A convnet was pretrained once on 50,000 images without labels (simclr, 200 epochs). Classifiers "
         f"were compared on stratified, nested subsets of 2,400 labelled images, and tested on {n_test} images.",
         "command": "twoviews evaluate runs/a --train labelled/train --test labelled/test",

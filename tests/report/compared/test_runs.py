@@ -61,18 +61,30 @@ def test_a_pair_is_the_difference_of_the_two_means(runs: Path) -> None:
     assert last["conclusion"] == "better", "a linear probe on all labels has no luck of training"
 
 
-def test_images_of_a_group_are_paired_as_one(own: Path) -> None:
+def _group(run: Path, size: int) -> None:
+    """So many test items, one after another, are of one patient."""
+    path = run / "evaluation" / "predictions.csv"
+    head, *lines = path.read_text().splitlines()
+    grouped = [f"{line},patient-{number // size}" for number, line in enumerate(lines)]
+    path.write_text("\n".join([f"{head},group", *grouped]) + "\n")
+
+
+@pytest.mark.parametrize("grouped", ["a", "b", "ab"])
+def test_images_of_a_group_are_paired_as_one(own: Path, grouped: str) -> None:
     alone = twoviews.compare_runs([own / "a", own / "b"], arm="finetune")["pairs"]
-    for name in ("a", "b"):
-        path = own / name / "evaluation" / "predictions.csv"
-        head, *lines = path.read_text().splitlines()
-        grouped = [f"{line},patient-{number // 12}" for number, line in enumerate(lines)]
-        path.write_text("\n".join([f"{head},group", *grouped]) + "\n")
+    for name in grouped:
+        _group(own / name, 12)
     together = twoviews.compare_runs([own / "a", own / "b"], arm="finetune")["pairs"]
     for one, other in zip(alone, together, strict=True):
         assert other["mean_difference"] == pytest.approx(one["mean_difference"])
         assert (other["n_test"], other["n_units"], one["n_units"]) == (240, 20, 240)
         assert (other["low"], other["high"]) != (one["low"], one["high"])
+
+
+def test_other_groups_cannot_be_paired(own: Path) -> None:
+    _group(own / "a", 12)
+    _group(own / "b", 10)
+    assert "the groups of their test items differ" in twoviews.compare_runs([own / "a", own / "b"])["not_paired"][0]
 
 
 def test_one_training_a_run_concludes_nothing(own: Path) -> None:
@@ -146,17 +158,17 @@ def test_one_test_set_at_two_sizes_is_paired(own: Path, change: Change) -> None:
 @pytest.mark.parametrize(
     ("how", "part"),
     [
-        (lambda run, edit: _rewrite(run, lambda text: text.replace("\n7.png,", "\nseven.png,")), "test"),
-        (lambda run, edit: _rewrite(run, lambda text: text.replace("id,label", "name,label")), "test"),
-        (lambda run, edit: edit(run, lambda r: r["protocol"].update(test="labelled/other")), "test"),
-        (lambda run, edit: edit(run, lambda r: r["protocol"].update(n_train_available=399)), "labelled training"),
-        (lambda run, edit: edit(run, lambda r: r["protocol"].update(n_val=199)), "validation"),
+        (lambda r: r["protocol"]["labels_fingerprints"].update(test="x"), "test"),
+        (lambda r: r["protocol"]["labels_fingerprints"].update(train="x"), "labelled training"),
+        (lambda r: r["protocol"]["labels_fingerprints"].update(val="x"), "validation"),
+        (lambda r: r["protocol"].update(test="labelled/other"), "test"),
+        (lambda r: r["protocol"].update(train="labelled/other"), "labelled training"),
     ],
     ids=range(5),
 )
 def test_other_items_at_another_size_are_not(own: Path, change: Change, how: Any, part: str) -> None:
     _sized(own, change, a=120, b=40)
-    how(own / "b", change)
+    change(own / "b", how)
     found = twoviews.compare_runs([own / "a", own / "b"], arm="linear")
     assert found["pairs"] == []
     assert f"their {part} images are not known to be the same (decoded at 40 and 120 px)" in found["not_paired"][0]
@@ -177,9 +189,26 @@ def test_other_pixels_at_one_size_are_other_images(own: Path, change: Change) ->
     assert twoviews.compare_runs([own / "a", own / "b"])["pairs"] == []
 
 
-def _rewrite(run: Path, how: Callable[[str], str]) -> None:
-    path = run / "evaluation" / "predictions.csv"
-    path.write_text(how(path.read_text(encoding="utf-8")), encoding="utf-8")
+def test_the_same_pixels_with_other_labels_are_told(own: Path, change: Change) -> None:
+    change(own / "b", lambda r: r["protocol"]["labels_fingerprints"].update(train="x"))
+    found = twoviews.compare_runs([own / "a", own / "b"])
+    assert "training images are not known to be the same (the same images with other labels)" in found["not_paired"][0]
+
+
+def test_runs_of_an_earlier_version_are_told(own: Path, change: Change) -> None:
+    change(own / "b", lambda r: r["protocol"].pop("labels_fingerprints"))
+    found = twoviews.compare_runs([own / "a", own / "b"])
+    assert "(b was evaluated by an earlier version: evaluate again)" in found["not_paired"][0]
+
+
+def test_an_arm_that_the_first_run_chose_counts_as_often_as_it_had_a_choice(own: Path, change: Change) -> None:
+    for choice in (["linear", "finetune"], []):
+        change(own / "a", lambda r, choice=choice: r["verdict"].update(primary_arm="finetune", chosen_among=choice))
+        by = {how: twoviews.compare_runs([own / "a", own / "c"], arm=how) for how in (None, "finetune")}
+        own_p, named_p = ([pair["p"] for pair in by[how]["pairs"]] for how in (None, "finetune"))
+        assert own_p == pytest.approx([min(1, max(len(choice), 1) * p) for p in named_p], rel=1e-3)
+        assert any("was the best of 2 in a" in note for note in by[None]["notes"]) == bool(choice)
+        assert not any("was the best of" in note for note in by["finetune"]["notes"])
 
 
 @pytest.mark.parametrize(
