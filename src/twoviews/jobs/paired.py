@@ -102,6 +102,7 @@ def paired(runs: Sequence[Evaluated], arm: str, metric: str, *, choices: int) ->
             seeds = sorted(set(ours.seeds(budget)) & set(theirs.seeds(budget)))
             differences = np.stack([ours.values(budget, s) - theirs.values(budget, s) for s in seeds])
             interval = crossed_interval(by_unit(differences, units), weight=ours.weight * units_an_item(units))
+            assert interval.p is not None, "of a mean over items there is one"
             told.append(leaves_no_luck(interval.n, budget, arm))
             finite = bool(np.isfinite(interval.low))
             pairs.append(
@@ -247,7 +248,7 @@ class Answers:
 def _units(ours: Answers, theirs: Answers) -> npt.NDArray[np.int64] | None:
     """Which test items belong together, by whichever run knows it."""
     known = [one.units for one in (ours, theirs) if one.units is not None]
-    if len(known) == 2 and not np.array_equal(*known):
+    if len(known) == 2 and not np.array_equal(known[0], known[1]):
         raise DataError("the groups of their test items differ")
     return known[0] if known else None
 
