@@ -10,13 +10,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 import torch
+from numpy.typing import NDArray
 from PIL import Image
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage, generate_uid
 
 from twoviews.cli.output import print_table
 from twoviews.data.source import open_source
 from twoviews.encoders import build_encoder, save_encoder
-from twoviews.jobs import curate, curated_pages
+from twoviews.errors import DataError
+from twoviews.jobs import curate, curated_pages, twins
 from twoviews.jobs.twins import changed
 
 Command = Callable[..., Any]
@@ -294,13 +299,13 @@ def test_an_empty_collection(place: Place, twoviews: Command, tmp_path: Path) ->
 
 
 def test_vectors_that_are_not_finite(place: Place, twoviews: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    embed = curate.embed
+    embed = curate.embed_with
 
     def broken(*arguments: Any, **options: Any) -> Any:
-        found = embed(*arguments, **options)
-        return replace(found, vectors=np.where(np.arange(len(found))[:, None] == 3, np.nan, found.vectors))
+        found, opened = embed(*arguments, **options)
+        return replace(found, vectors=np.where(np.arange(len(found))[:, None] == 3, np.nan, found.vectors)), opened
 
-    monkeypatch.setattr(curate, "embed", broken)
+    monkeypatch.setattr(curate, "embed_with", broken)
     for name in ("duplicates", "outliers", "suspects"):
         refused(twoviews(name, place.run, place.train), 3, "1 of 60 vectors of the images are not finite", "row 3")
 
@@ -349,13 +354,13 @@ def test_nothing_is_overwritten_unasked(place: Place, twoviews: Command, tmp_pat
     assert (out / "mine.txt").read_text() == "keep me"
 
 
-@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int32", "float32"])
+@pytest.mark.parametrize("encoded", [False, True])
 @pytest.mark.parametrize("channels", [1, 3, 5])
-def test_copies_are_changed_a_little_and_keep_their_type(dtype: str, channels: int) -> None:
+def test_copies_are_changed_a_little(encoded: bool, channels: int) -> None:
     rng = np.random.default_rng(0)
     smooth = np.add.outer(np.arange(40.0), np.arange(50.0))[..., None] + np.arange(channels)
-    values = (smooth / smooth.max() * (200 if dtype == "uint8" else 5000)).astype(dtype)
-    copy = changed(values, rng)
+    values = (smooth / smooth.max() * 200).astype(np.uint8)
+    copy = changed(values, rng, encoded=encoded)
     assert copy.shape == values.shape
     assert copy.dtype == values.dtype
     assert not np.array_equal(copy, values)
@@ -364,9 +369,82 @@ def test_copies_are_changed_a_little_and_keep_their_type(dtype: str, channels: i
 
 
 def test_the_brightest_values_do_not_wrap_around() -> None:
-    for dtype in ("uint8", "uint16", "int32", "int64"):
-        values = np.full((8, 8, 1), np.iinfo(dtype).max, dtype)
-        assert changed(values, np.random.default_rng(0)).min() > 0.9 * np.iinfo(dtype).max
+    assert changed(np.full((8, 8, 1), 255, np.uint8), np.random.default_rng(0)).min() > 229
+
+
+def save_seeing(folder: Path, **view: str) -> Path:
+    """An encoder of colour images that are seen so."""
+    torch.manual_seed(3)
+    encoder = build_encoder("convnet_tiny", image_size=8, channels=3)
+    about = {"cache_side": 10, "intensity": "uint8", **view}
+    save_encoder(encoder, folder, preprocessing={"mean": [0.5] * 3, "std": [0.25] * 3}, extra=about)
+    return folder
+
+
+def transparent(path: Path, image: NDArray[np.uint8], clear: NDArray[np.bool_]) -> None:
+    """Bright where nobody sees it."""
+    shown = np.where(clear[..., None], 255 - image, image)
+    alpha = np.where(clear, 0, 255).astype(np.uint8)
+    Image.fromarray(np.dstack([shown, alpha])).save(path.with_suffix(".png"))
+
+
+def paged(path: Path, image: NDArray[np.uint8], clear: NDArray[np.bool_]) -> None:
+    """A channel a page."""
+    tifffile.imwrite(path.with_suffix(".tif"), np.moveaxis(image, 2, 0), photometric="minisblack")
+
+
+@pytest.mark.parametrize(
+    ("write", "view"), [(transparent, {"background": "black"}), (paged, {"pages": "channels"})], ids=["alpha", "pages"]
+)
+def test_copies_are_opened_as_the_images_are(write: Callable[..., None], view: dict[str, str], tmp_path: Path) -> None:
+    """The threshold is that of the same pictures in files that can be opened in one way only."""
+    rng = np.random.default_rng(0)
+    (tmp_path / "plain").mkdir()
+    (tmp_path / "other").mkdir()
+    for number in range(12):
+        image = rng.integers(0, 256, (10, 10, 3), np.uint8)
+        clear = rng.random((10, 10)) < 0.5 if write is transparent else np.zeros((10, 10), bool)
+        image[clear] = 0
+        Image.fromarray(image).save(tmp_path / "plain" / f"{number:02}.png")
+        write(tmp_path / "other" / f"{number:02}", image, clear)
+    encoder = save_seeing(tmp_path / "encoder", **view)
+    plain, other = (curate.duplicates(encoder, tmp_path / name).nearness for name in ("plain", "other"))
+    assert np.allclose(plain.vectors, other.vectors, atol=1e-5)
+    assert np.allclose(plain.twins, other.twins, atol=1e-5)
+    assert plain.threshold.value == pytest.approx(other.threshold.value, abs=1e-4)
+
+
+def test_copies_of_files_that_state_a_window(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    (tmp_path / "scans").mkdir()
+    for number in range(12):
+        values = rng.integers(0, 2000, (10, 10)).astype("<u2")
+        write_scan(tmp_path / "scans" / f"{number:02}.dcm", values, level=1000, width=2000)
+    found = curate.duplicates(save_seeing(tmp_path / "encoder", intensity="file"), tmp_path / "scans")
+    assert len(found.nearness.twins) == 12
+    assert np.median(found.nearness.twins) > np.median(found.nearness.similarity)
+
+
+def write_scan(path: Path, values: NDArray[np.uint16], *, level: int, width: int) -> None:
+    data = Dataset()
+    data.file_meta = FileMetaDataset()
+    data.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    data.file_meta.MediaStorageSOPClassUID = data.SOPClassUID = SecondaryCaptureImageStorage
+    data.file_meta.MediaStorageSOPInstanceUID = data.SOPInstanceUID = generate_uid(entropy_srcs=[path.name])
+    data.Rows, data.Columns = values.shape
+    data.SamplesPerPixel, data.PhotometricInterpretation, data.PixelRepresentation = 1, "MONOCHROME2", 0
+    data.BitsAllocated, data.BitsStored, data.HighBit = 16, 16, 15
+    data.WindowCenter, data.WindowWidth, data.PixelData = level, width, values.tobytes()
+    data.save_as(path, enforce_file_format=True)
+
+
+def test_where_no_copy_can_be_made(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any, **__: Any) -> Any:
+        raise MemoryError
+
+    monkeypatch.setattr(twins, "changed", full)
+    with pytest.raises(DataError, match=r"no changed copy could be made of 60 images .*give --threshold"):
+        curate.duplicates(place.run, place.train)
 
 
 def test_json_is_json(photos: Path, place: Place, twoviews: Command) -> None:

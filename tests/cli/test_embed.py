@@ -4,6 +4,7 @@ With two processes: tests/distributed/test_commands.py.
 """
 
 import csv
+import io
 import json
 import os
 import shutil
@@ -24,6 +25,7 @@ from timm.models import save_for_hf
 from twoviews.data.corpus import load_corpus
 from twoviews.data.decoding.decode import OpenImage
 from twoviews.data.locks import acquire
+from twoviews.data.source import Item
 from twoviews.encoders import build_encoder, save_encoder
 from twoviews.errors import DataError, RefusedError, ResourceError, UsageError
 from twoviews.evaluation.features import Embeddings
@@ -111,6 +113,22 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
     monkeypatch.setattr(OpenImage, "__enter__", counted)
     return seen
+
+
+class Opening:
+    """A source that opens its files anew at each reading."""
+
+    spec = "files"
+    labels = (None,) * 6
+
+    def __init__(self, files: list[bytes]) -> None:
+        self.files = files
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> Item:
+        return Item(str(index), None, lambda: Image.open(io.BytesIO(self.files[index])))
 
 
 def counts(found: Embedded) -> dict[str, int]:
@@ -258,6 +276,18 @@ class TestIntoAFolder:
         monkeypatch.undo()
         assert np.allclose(found.embeddings.vectors, embed(encoder, photos).vectors, rtol=1e-5, atol=1e-6)
 
+    def test_pillow_images_of_16_bits_are_rejected_whatever_touched_them(self, encoder: Path, tmp_path: Path) -> None:
+        rng = np.random.default_rng(0)
+        files = [b"P6 16 16 255\n" + rng.bytes(768)] * 4 + [b"P6 16 16 65535\n" + rng.bytes(1536)] * 2
+        given = [Image.open(io.BytesIO(file)) for file in files]
+        for number, images in enumerate((given, given, Opening(files))):
+            found = embed_into(encoder, images, out=tmp_path / str(number))
+            assert [(item.id, item.reason) for item in found.rejected] == [
+                ("4", "16 bits a channel"),
+                ("5", "16 bits a channel"),
+            ]
+            assert embed(encoder, images).ids == found.embeddings.ids == ("0", "1", "2", "3")
+
     def test_arrays(self, encoder: Path, tmp_path: Path) -> None:
         images = np.random.default_rng(0).integers(0, 256, (10, 16, 16), np.uint8)
         embed_into(encoder, images, out=tmp_path / "v")
@@ -335,6 +365,42 @@ class TestInterrupted:
         (tmp_path / "v").rename(tmp_path / ".v.embedding" / "old")
         assert counts(embed_into(encoder, photos, out=tmp_path / "v")) == {"kept": COUNT}
 
+    def test_stopped_between_two_renames(
+        self, encoder: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        embed_into(encoder, photos, out=tmp_path / "v")
+        before = content(tmp_path / "v")
+        (photos / "a" / "000.png").unlink()
+        rename = Path.rename
+
+        def stopped(self: Path, target: Path) -> Path:
+            if self.name == "staged":
+                raise KeyboardInterrupt
+            return rename(self, target)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "rename", stopped)
+            with pytest.raises(KeyboardInterrupt):
+                embed_into(encoder, photos, out=tmp_path / "v")
+        assert content(tmp_path / "v") == before
+        assert beside(tmp_path / "v") == []
+        assert counts(embed_into(encoder, photos, out=tmp_path / "v")) == {"kept": COUNT - 1, "dropped": 1}
+
+    def test_room_for_parquet_is_that_of_parts_array_and_file(
+        self, encoder: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        width = embed_into(encoder, photos, out=tmp_path / "v").embeddings.vectors.shape[1]
+        (tmp_path / ".w.embedding" / "staged").mkdir(parents=True)
+
+        def usage(place: Path) -> Any:
+            assert not (place / "staged").exists()
+            return shutil._ntuple_diskusage(0, 0, 2 * COUNT * width * 4)
+
+        monkeypatch.setattr(shutil, "disk_usage", usage)
+        with pytest.raises(ResourceError, match="no space"):
+            embed_into(encoder, photos, out=tmp_path / "w", file_format="parquet")
+        assert counts(embed_into(encoder, photos, out=tmp_path / "w")) == {"made": COUNT}
+
     def test_a_full_disk(self, encoder: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         with monkeypatch.context() as patch:
             self.stopped(patch, after=2, error=OSError(28, "No space left on device"))
@@ -364,6 +430,16 @@ class TestRefused:
         with pytest.raises(RefusedError, match=r"of 43 other items \(as 'a/000.png'\), and of none of these"):
             embed_into(encoder, tmp_path / "others", out=tmp_path / "v")
         assert len(embed(encoder, tmp_path / "others", out=tmp_path / "v", overwrite=True)) == 1
+
+    def test_other_items_of_embeddings_without_stamps(self, encoder: Path, photos: Path, tmp_path: Path) -> None:
+        embed(encoder, photos).save(tmp_path / "v")
+        draw(tmp_path / "others" / "x.png", 5)
+        with pytest.raises(RefusedError, match=r"of 43 other items \(as 'a/000.png'\), and of none of these"):
+            embed_into(encoder, tmp_path / "others", out=tmp_path / "v")
+        index = tmp_path / "v" / "index.csv"
+        index.write_text("".join(index.read_text().splitlines(keepends=True)[:-1]))
+        with pytest.raises(DataError, match=r"damaged .*give --overwrite"):
+            embed_into(encoder, photos, out=tmp_path / "v")
 
     @pytest.mark.parametrize("overwrite", [False, True])
     def test_what_is_not_ours(self, overwrite: bool, encoder: Path, photos: Path, tmp_path: Path) -> None:
@@ -396,13 +472,15 @@ class TestRefused:
             lambda folder: (folder / "vectors.npy").write_bytes(b""),
             lambda folder: (folder / "vectors.npy").unlink(),
             lambda folder: (folder / "index.csv").write_text((folder / "index.csv").read_text().rstrip() + ',"'),
+            lambda folder: (folder / "index.csv").write_text("id;" + (folder / "index.csv").read_text()[3:]),
+            lambda folder: (folder / "index.csv").write_text(""),
             lambda folder: resave(folder, lambda vectors: vectors[:, :8]),
             lambda folder: resave(folder, lambda vectors: vectors[:, :1]),
             lambda folder: resave(folder, lambda vectors: vectors[:, 0]),
             lambda folder: resave(folder, lambda vectors: vectors.astype(np.int8)),
             lambda folder: resave(folder, lambda vectors: vectors.astype(np.float64)),
         ],
-        ids=["empty", "missing", "quote", "narrow", "one", "flat", "int8", "float64"],
+        ids=["empty", "missing", "quote", "header", "no header", "narrow", "one", "flat", "int8", "float64"],
     )
     def test_vectors_that_are_not_its_own(
         self, damage: Callable[[Path], object], encoder: Path, photos: Path, tmp_path: Path
@@ -415,7 +493,7 @@ class TestRefused:
 
     def test_embeddings_without_stamps_are_made_anew(self, encoder: Path, photos: Path, tmp_path: Path) -> None:
         embed(encoder, photos).save(tmp_path / "v")
-        assert counts(embed_into(encoder, photos, out=tmp_path / "v")) == {"made": COUNT}
+        assert counts(embed_into(encoder, photos, out=tmp_path / "v")) == {"made": COUNT, "changed": COUNT}
 
     def test_two_at_once(self, encoder: Path, photos: Path, tmp_path: Path) -> None:
         (tmp_path / ".v.embedding").mkdir()

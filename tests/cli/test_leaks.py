@@ -10,6 +10,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from twoviews.data.assemble import Storage
+from twoviews.data.corpus import Corpus, load_corpus
+from twoviews.encoders.public import Absent
+from twoviews.jobs import overlap
+from twoviews.jobs.copies import Seen
+from twoviews.jobs.labelled import Labelled, load_labelled
+from twoviews.jobs.overlap import apart_from_training
+from twoviews.jobs.reference import load_reference
+from twoviews.narrate import Narrator
+from twoviews.run import Run
+
 Command = Callable[..., Any]
 
 SIDE = 48
@@ -212,3 +223,152 @@ def test_labels_reach_the_probe_data_and_a_resumed_run(
     assert twoviews(*arguments, "--out", out, "--labels", labels).code == 0
     assert '"online_knn"' in (out / "metrics.jsonl").read_text()
     assert json.loads((out / "run.json").read_text())["probe_labels"] == str(labels)
+
+
+def near(seed: int, path: Path) -> None:
+    """A picture packed again, smaller."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture(seed).resize((40, 40)).save(path, quality=85)
+
+
+@pytest.fixture
+def taught(tmp_path: Path, twoviews: Command, tiny: list[str], hasty: None) -> Callable[..., Run]:
+    """`taught(*options)`: a run on pictures 100 to 123 and, with their labels, 0 to 11, which it stores at 40 px."""
+
+    def start(*options: object, pool: bool = False) -> Run:
+        unlabelled, labelled = draw(tmp_path / "pool", range(100, 124)), draw(tmp_path / "labelled", range(12))
+        common = ("--epochs", 1, "--batch-size", 12, "--encoder", "convnet_tiny", "--image-size", 32, *tiny)
+        beside = () if pool else ("--labelled", labelled, "--set", "train.labelled_batch=4")
+        outcome = twoviews("pretrain", unlabelled, "--out", tmp_path / "taught", *beside, *common, *options)
+        assert outcome.code == 0, outcome.err
+        return Run(tmp_path / "taught")
+
+    return start
+
+
+SUP_CON = ("--set", "method.name=sup_con")
+
+
+def apart(run: Run, train: Path | None, test: Path, **options: Any) -> Labelled:
+    return load_labelled(run, train=train, val=None, test=test, download=False, narrator=Narrator(), **options)
+
+
+def test_near_duplicates_of_learnt_images_leave_test_whatever_train_is(
+    taught: Callable[..., Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = taught(*SUP_CON)
+    train, test = draw(tmp_path / "train", range(30, 50)), draw(tmp_path / "test", range(60, 72))
+    near(3, test / "a" / "near.jpg")
+    data = apart(run, train, test)
+    assert data.excluded == ["1 items of test nearly the same as an image whose labels the encoder was trained on"]
+    assert apart(run, None, test).excluded == data.excluded
+    assert (len(data.test), data.transductive) == (12, False)
+    assert data.overlap == "1 of 13 test items were nearly the same as a labelled image: they left test, 12 remain"
+
+    def unknown(why: str) -> str:
+        return (
+            "no test item was among the unlabelled images; near duplicates of the labelled images were not looked "
+            f"for: {why}"
+        )
+
+    # The pool is among what is read, so that the limit is of the labelled images alone.
+    test_items, pool = corpus_of(test), corpus_of(tmp_path / "pool")
+
+    def told() -> str:
+        return apart_from_training(run, Seen(test_items), read=[Seen(pool)], narrator=Narrator()).words
+
+    monkeypatch.setattr(overlap, "POOL_LIMIT", 11)
+    assert told() == unknown("they are among more than 11 images")
+    monkeypatch.undo()
+    (tmp_path / "labelled" / "a" / "0.png").unlink()
+    assert told() == unknown("they cannot be read again as they were")
+    run.update(labelled=run.info()["labelled"] | {"spec": None})
+    assert told() == unknown("they were handed over in Python")
+
+
+def corpus_of(folder: Path, side: int = 40, channels: int = 3) -> Corpus:
+    return load_corpus(folder, cache_side=side, channels=channels, intensity="uint8")
+
+
+def test_labelled_images_are_not_called_unlabelled(taught: Callable[..., Run], tmp_path: Path) -> None:
+    """Trained on with their labels or without; an image of both was learnt as a labelled one."""
+    run = taught(*SUP_CON)
+    train, test = draw(tmp_path / "train", range(30, 50)), draw(tmp_path / "test", [*range(60, 70), 0, 1, 104])
+    near(105, test / "b" / "near.jpg")
+    counts = (
+        "1 of 14 test items were among the unlabelled images, 1 more were nearly the same as one of them, "
+        "2 more were among the labelled images"
+    )
+    data = apart(run, train, test, overlap="drop")
+    assert data.overlap == f"{counts}: they left test, 10 remain"
+    assert data.excluded == [
+        "2 items of test whose labels the encoder was trained on",
+        "1 items of test that were among the unlabelled images",
+        "1 items of test nearly the same as one of the unlabelled images",
+    ]
+    run.update(labels_trained_on=0)
+    data = apart(run, train, test)
+    assert (data.overlap, data.transductive) == (f"{counts}: the comparison is transductive", True)
+    assert apart(run, train, test, overlap="drop").excluded == [
+        "2 items of test that were among the labelled images",
+        "1 items of test that were among the unlabelled images",
+        "1 items of test nearly the same as one of the unlabelled images",
+    ]
+    only = draw(tmp_path / "only", [*range(60, 70), 0, 1])
+    assert apart(run, train, only).overlap == (
+        "2 of 12 test items were among the labelled images: the comparison is transductive"
+    )
+
+
+def test_a_pool_whose_labels_were_used_is_no_unlabelled_one(taught: Callable[..., Run], tmp_path: Path) -> None:
+    run = taught(*SUP_CON, pool=True)
+    train, test = draw(tmp_path / "train", range(30, 50)), draw(tmp_path / "test", [*range(60, 70), 104])
+    near(105, test / "b" / "near.jpg")
+    assert apart(run, train, test, overlap="drop").overlap == (
+        "1 of 12 test items were among the labelled images, 1 more were nearly the same as one of them: they left "
+        "test, 10 remain"
+    )
+
+
+@pytest.mark.parametrize("name", ["", "encoder"])
+def test_a_reference_that_was_trained_on_labels_of_test(
+    name: str, taught: Callable[..., Run], run: Path, tmp_path: Path, twoviews: Command
+) -> None:
+    """The run stores the pictures at 48 px, the reference at 40 px: held against its training at 40 px."""
+    other = taught(*SUP_CON)
+    train, test = draw(tmp_path / "train", range(30, 50)), draw(tmp_path / "test", range(60, 72))
+    options = ("--train", train, "--test", test, *OPTIONS, "--reference", other.path / name)
+
+    def cut() -> list[str]:
+        results = twoviews("evaluate", run, *options).json()
+        assert len(results["protocol"].get("references", ())) + len(results["cut"]) == 1
+        return list(results["cut"])
+
+    assert cut() == []
+    near(3, test / "b" / "leak.png")
+    words = "1 items of test nearly the same as an image whose labels the encoder was trained on"
+    assert cut() == [f"reference {other.path / name} was not measured: there are {words}"]
+    picture(3).save(test / "b" / "leak.png")
+    (told,) = cut()
+    assert told.startswith(
+        f"reference {other.path / name} was not measured: 1 of 13 test items were among the images whose labels"
+    )
+
+
+def test_grey_pictures_that_a_reference_saw_in_colour(
+    tmp_path: Path, twoviews: Command, tiny: list[str], hasty: None
+) -> None:
+    """A pool of colour stores them in three channels; a run on grey pictures has one."""
+    pool, test = draw(tmp_path / "pool", range(100, 124)), tmp_path / "test"
+    (test / "a").mkdir(parents=True)
+    for seed in range(4):
+        picture(seed).convert("L").save(test / "a" / f"{seed}.png")
+    picture(0).convert("L").save(pool / "a" / "grey.png")
+    options = ("--epochs", 1, "--batch-size", 12, "--encoder", "convnet_tiny", *tiny)
+    assert twoviews("pretrain", pool, "--out", tmp_path / "run", *options).code == 0
+    grey = corpus_of(test, side=120, channels=1)
+    storage = Storage(120, 1, "uint8")
+    found = load_reference(str(tmp_path / "run"), storage=storage, sizes=grey.sizes)
+    seen = found.seen(grey, narrator=Narrator())
+    assert seen == "1 of 4 test items were among the unlabelled images: the comparison is transductive"
+    assert not isinstance(seen, Absent)

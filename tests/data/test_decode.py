@@ -5,6 +5,7 @@ import io
 import os
 import struct
 import threading
+import time
 import warnings
 import zlib
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.JpegImagePlugin import JpegImageFile
 
 from twoviews.data.decoding import photo as photo_module
 from twoviews.data.decoding.decode import OpenImage, Unreadable, decode
@@ -213,8 +215,9 @@ def test_orientation_is_honoured(kind: str, orientation: int) -> None:
         7: QUADRANTS[::-1, ::-1].T,
         8: QUADRANTS[:, ::-1].T,
     }[orientation]
-    with OpenImage(data) as opened:
-        assert (opened.header.height, opened.header.width) == upright.shape
+    for raw in (data, Image.open(io.BytesIO(data))):
+        with OpenImage(raw) as opened:
+            assert (opened.header.height, opened.header.width) == upright.shape
     whole = decode(data, channels=1)[..., 0]
     inner = np.s_[4::8, 4::8]
     np.testing.assert_allclose(whole[inner].astype(int), upright[inner].astype(int), atol=8)
@@ -316,27 +319,45 @@ def test_no_warning_leaks_and_the_filters_come_back() -> None:
     assert list(warnings.filters) == before
 
 
-def test_large_images_are_decoded_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("opened", [False, True], ids=["bytes", "Pillow"])
+def test_large_images_are_decoded_one_at_a_time(opened: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(photo_module, "_LARGE_PIXELS", 10)
     inside, most = [], []
-    plain = photo_module._plain
+    load = JpegImageFile.load
 
-    def watch(image: Image.Image) -> Image.Image:
+    def watch(image: JpegImageFile) -> Any:
         inside.append(1)
         most.append(len(inside))
-        result = plain(image)
+        time.sleep(0.001)
+        result = load(image)
         inside.pop()
         return result
 
-    monkeypatch.setattr(photo_module, "_plain", watch)
+    monkeypatch.setattr(JpegImageFile, "load", watch)
     data = noise_jpeg()
-    threads = [threading.Thread(target=decode, args=(data,)) for _ in range(8)]
+    raws = [Image.open(io.BytesIO(data)) if opened else data for _ in range(8)]
+    threads = [threading.Thread(target=decode, args=(raw,)) for raw in raws]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     assert max(most) == 1
-    assert len(most) == 8
+    assert len(most) >= 8
+
+
+def test_the_header_of_a_pillow_image_loads_nothing() -> None:
+    image = Image.open(io.BytesIO(noise_jpeg()))
+    with OpenImage(image) as opened:
+        assert (opened.header.width, opened.header.height, opened.header.channels) == (64, 64, 3)
+        assert getattr(image, "tile", None)
+        assert np.array_equal(opened.pixels(), decode(noise_jpeg()))
+
+
+def test_a_pillow_image_that_breaks_off() -> None:
+    with OpenImage(Image.open(io.BytesIO(cut(noise_jpeg(), 50)))) as opened:
+        assert opened.header.width == 64
+        with pytest.raises(Unreadable, match="truncated"):
+            opened.pixels()
 
 
 def test_orientation_tag_with_an_impossible_value_turns_nothing() -> None:

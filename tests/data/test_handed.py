@@ -18,7 +18,7 @@ from torch.utils.data import ConcatDataset, DataLoader, Dataset, IterableDataset
 from torchvision.datasets import ImageFolder
 from torchvision.tv_tensors import Image as TensorImage
 
-from twoviews.data.decoding.decode import decode
+from twoviews.data.decoding.decode import Unreadable, decode
 from twoviews.data.keys import content_of
 from twoviews.data.source import Source, open_source
 from twoviews.errors import DataError, UsageError
@@ -350,6 +350,18 @@ def test_items_are_asked_for_by_one_thread_at_a_time() -> None:
 def test_pillow_images_are_given_as_they_are() -> None:
     image = Image.new("I;16", (4, 4), 300)
     assert open_source(Pairs([image]))[0].read() is image
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_the_depth_of_pillow_images_is_told_before_anything_loads_them(known: bool) -> None:
+    """Of 16 bits a channel, Pillow keeps the upper 8, and once the image is loaded it is an 8-bit one to anybody."""
+    image = Image.open(io.BytesIO(b"P6 4 4 65535\n" + bytes(range(96))))
+    source = open_source([image] if known else Pairs([image]))
+    for _ in range(2):
+        with pytest.raises(Unreadable, match="16 bits a channel"):
+            content_of(source[0].read())
+    grey = Image.open(io.BytesIO(b"P5 4 4 65535\n" + bytes(range(32))))
+    assert open_source([grey])[0].read() is grey
 
 
 @pytest.mark.parametrize("work", [decode, content_of])

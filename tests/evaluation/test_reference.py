@@ -377,7 +377,7 @@ def test_a_run_is_a_reference(tmp_path: Path) -> None:
     assert found.origin == f"the run {run}: simclr on photos/"
     assert found.run is not None
     assert found.run.path == run
-    assert reference(run / "encoder").run is None
+    assert reference(run / "encoder").run is None  # another one's run.json
     assert reference(f"local-dir:{run}").sha256 == found.sha256
     with pytest.raises(UsageError, match=r"was trained at 32 px and takes no other size: leave @64 out"):
         reference(f"{run}@64")
@@ -386,6 +386,33 @@ def test_a_run_is_a_reference(tmp_path: Path) -> None:
     one = torch.rand(2, 1, 32, 32, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         np.testing.assert_allclose(grey.module()(one), encoder((one.expand(-1, 3, -1, -1) - 0.4) / 0.2), atol=1e-5)
+
+
+def test_an_encoder_folder_in_a_run_is_that_run_s(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "other", data={"channels": 3})
+    found = reference(run / "encoder")
+    assert found.run is not None
+    assert found.run.path == run
+    assert found.origin == f"the encoder folder {run / 'encoder'}: simclr on photos/"
+    (tmp_path / "link").symlink_to(run / "encoder")
+    for name in (run / "encoder" / "model.safetensors", tmp_path / "link"):
+        again = reference(name).run
+        assert again is not None
+        assert again.path == run
+    shutil.copytree(run / "encoder", tmp_path / "elsewhere" / "encoder")
+    assert reference(tmp_path / "elsewhere" / "encoder").run is None
+
+
+def test_a_run_sees_images_as_it_stores_them(tmp_path: Path, photos: Path) -> None:
+    """Larger ones would do for its views, but not for its keys: it is told by pixels what it was trained on."""
+    found = reference(write_run(tmp_path / "other", data={"channels": 3}))
+    storages = {side: Storage(side, 3, "uint8") for side in (40, 80)}
+    corpora = {side: load_corpus(str(photos), cache_side=side, channels=3, intensity="uint8") for side in (40, 80)}
+    for side, corpus in corpora.items():
+        specs = {"test": (str(photos), None)}
+        seen = found.decode({"test": corpus}, specs, storage=storages[side], narrator=Narrator())["test"]
+        assert seen.content_keys() == corpora[40].content_keys()
+        assert (seen is corpus) == (side == 40)
 
 
 def test_runs_that_cannot_be_references(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from torch import nn
 
 from twoviews.data.loading import Batch
 from twoviews.encoders import build_encoder, load_encoder
-from twoviews.errors import RefusedError, TwoviewsError, UsageError
+from twoviews.errors import RefusedError, ResourceError, TwoviewsError, UsageError
 from twoviews.export import hub, torch_export
 from twoviews.export.card import shown_command
 from twoviews.export.check import compare
@@ -156,6 +156,18 @@ def test_a_program_of_torch_holds_no_pickle(tiny_run: Run, pictures: Path, tmp_p
         assert vectors @ mine / np.linalg.norm(vectors) / np.linalg.norm(mine) > 0.999
 
 
+def test_a_full_disk_ends_no_process(tiny_run: Run, tmp_path: Path) -> None:
+    resource = pytest.importorskip("resource")  # not on Windows
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, before[1]))
+    try:
+        with pytest.raises(ResourceError, match=r"cannot write to .*choose another --out, or make room"):
+            export_encoder(tiny_run.path, format="torch-export", out=tmp_path / "out")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_pickles_in_an_archive_are_found(tmp_path: Path) -> None:
     traced = torch.export.export(nn.Linear(2, 2), (torch.rand(3, 2),))
     torch.export.save(traced, tmp_path / "with.pt2")  # with its example inputs
@@ -212,6 +224,13 @@ def test_the_card(tiny_run: Run, tmp_path: Path) -> None:
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
         *("README.md", "check.json", "config.json", "model.safetensors", "classifier.safetensors"),
     }
+
+
+def test_a_name_that_is_no_text_on_the_card(tiny_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = Path(shutil.copytree(tiny_run.encoder, tmp_path / "enc\udcff"))
+    monkeypatch.setattr("sys.argv", ["twoviews", "export", str(folder)])
+    export_encoder(folder, format="state-dict", out=tmp_path / "out")
+    assert "twoviews export .../enc\\udcff" in (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(

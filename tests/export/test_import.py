@@ -225,6 +225,10 @@ def test_a_network_of_timm(tmp_path: Path) -> None:
     view = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     wanted = network.forward_head(network.forward_features(view), pre_logits=True)
     assert torch.equal(load_encoder(tmp_path / "o")(view), wanted)
+    with pytest.raises(UsageError, match=r"\(1, 17, 192\) there and \(1, 37, 192\) here: give --image-size 64$"):
+        import_encoder(
+            tmp_path / "vit.pth", encoder="vit_tiny_patch16_224", stem="standard", image_size=96, out=tmp_path / "p"
+        )
 
 
 def test_torchvisions_own(view: Tensor, tmp_path: Path) -> None:
@@ -248,11 +252,22 @@ def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
     options = {"encoder": "resnet18", "image_size": 32, "out": tmp_path / "out"}
     with pytest.raises(UsageError, match=r"7, 7\) there and \(64, 3, 3, 3\) here: give --stem standard$"):
         import_encoder(tmp_path / "r18.pth", **options)  # a stem is adapted to begin from, not to take over
-    with pytest.raises(UsageError, match=r"\(64, 1, 7, 7\) here: name the network, the stem and the channels"):
+    with pytest.raises(
+        UsageError, match=r"\(64, 1, 7, 7\) here: name the network, the stem, the channels and the image size"
+    ):
         import_encoder(tmp_path / "r18.pth", **options, channels=1, stem="standard")
     begun = build_encoder("resnet18", image_size=32, init=tmp_path / "r18.pth")
     assert "adapted to stem, patches or channels: conv1.weight" in begun.initialization
     assert not (tmp_path / "out").exists()
+
+
+def test_a_name_that_is_no_text(tmp_path: Path) -> None:
+    network = build_encoder("convnet_tiny", image_size=16)
+    torch.save(network.body.state_dict(), tmp_path / "r.pt")
+    file = (tmp_path / "r.pt").rename(tmp_path / "r\udcff.pt")
+    import_encoder(file, encoder="convnet_tiny", image_size=16, out=tmp_path / "out")
+    assert "imported by twoviews from r\\udcff.pt" in (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    assert read_encoder_config(tmp_path / "out")["twoviews"]["origin"] == "imported by twoviews from r\udcff.pt"
 
 
 def test_what_could_run_code_is_refused_unrun(tmp_path: Path) -> None:
@@ -272,7 +287,15 @@ def test_damaged_files(network: nn.Module, tmp_path: Path) -> None:
     torch.save(plain(network), tmp_path / "whole.pth")
     (tmp_path / "cut.pth").write_bytes((tmp_path / "whole.pth").read_bytes()[:4000])
     torch.save({"epoch": 3}, tmp_path / "empty.ckpt")
-    for name, words in (("cut.pth", "cannot read"), ("empty.ckpt", "holds no tensors"), ("none.pt", "no file")):
+    looped: dict[str, Any] = {"x": torch.ones(1)}
+    looped["a"] = looped
+    torch.save(looped, tmp_path / "loop.pt")
+    for name, words in (
+        ("cut.pth", "cannot read"),
+        ("empty.ckpt", "holds no tensors"),
+        ("none.pt", "no file"),
+        ("loop.pt", "holds a table inside of itself"),
+    ):
         with pytest.raises(DataError, match=words):
             import_encoder(tmp_path / name, encoder="resnet18", out=tmp_path / "out")
     with pytest.raises(UsageError, match="is no checkpoint by its name"):

@@ -10,6 +10,7 @@ import numpy as np
 import PIL
 from PIL import Image
 
+from twoviews.data.decoding.decode import check_depth
 from twoviews.data.decoding.photo import alone
 from twoviews.data.pool import for_each
 from twoviews.data.source import Raw, Source, is_stored
@@ -105,6 +106,7 @@ def content_of(raw: Raw) -> bytes:
             digest.update(raw)
         else:
             if isinstance(raw, Image.Image):
+                check_depth(raw)  # the array below loads the image
                 with alone(raw):
                     digest.update(_around_pixels(raw).encode("utf-8", "surrogatepass"))
             array = np.ascontiguousarray(raw)

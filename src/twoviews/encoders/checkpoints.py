@@ -58,7 +58,10 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
                 "'weights.safetensors'), and give that file"
             ) from error
         raise DataError(f"cannot read {path} ({reason}): give an intact checkpoint") from error
-    tensors = dict(_tensors(loaded))
+    try:
+        tensors = dict(_tensors(loaded))
+    except RecursionError:
+        raise DataError(f"{path} holds a table inside of itself: give a checkpoint with a plain state_dict") from None
     if not tensors:
         raise DataError(f"{path} holds no tensors by name: give a checkpoint with a state_dict")
     return tensors

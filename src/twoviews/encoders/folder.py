@@ -38,7 +38,8 @@ def save_encoder(
     state = tensors_of(encoder.body)
     folder.mkdir(parents=True, exist_ok=True)
     _replace(folder / "model.safetensors", save(state, metadata={"format": "pt"}))
-    _replace(folder / "README.md", encoder_card(config).render().encode())
+    card = encoder_card(config).render()
+    _replace(folder / "README.md", card.encode(errors="backslashreplace"))  # names may hold bytes that are no text
     _replace(folder / "config.json", (json.dumps(config, indent=2) + "\n").encode())
 
 

@@ -18,6 +18,7 @@ from twoviews.errors import DataError, RefusedError, UsageError
 PUBLIC = ("pretrained", "timm")
 """The values of `init` that mean public weights."""
 
+_POSITIONS = ("pos_embed", "pos_embedding")
 _PICKLES = {".pt", ".pth", ".ckpt", ".bin", ".pkl", ".pickle", ".pt2", ".tar"}
 
 
@@ -115,9 +116,11 @@ def transfer_checkpoint(body: nn.Module, path: Path, *, prefix: str | None = Non
         body.load_state_dict(before)
         name, more = changed[0], f", and {len(changed) - 1} more differ" if changed[1:] else ""
         theirs, ours = tuple(found.state[name].shape), tuple(own[name].shape)
-        cure = "name the network, the stem and the channels that it was trained with"
+        cure = "name the network, the stem, the channels and the image size that it was trained with"
         if changed == moved.adapted[:1] and len(ours) == 4 and theirs[:2] == ours[:2]:  # nothing but the kernel
             cure = f"give --stem {'standard' if theirs[2:] > ours[2:] else 'small'}"
+        elif changed == moved.adapted[:1] and name.endswith(_POSITIONS):
+            cure = f"give --image-size {_side_of(theirs[1], body) or 'PX, that of its training'}"
         raise UsageError(
             f"{path.name} does not fit {type(body).__name__}: {name} is {theirs} there and {ours} here{more}: {cure}"
         )
@@ -241,8 +244,8 @@ def _adapted(name: str, value: Tensor, target: Tensor, *, body: nn.Module, first
     if name == first and value.ndim == 4 and value.shape[0] == target.shape[0]:
         height, width = target.shape[2:]
         return adapt_convolution(value, channels=target.shape[1], kernel=(height, width))
-    if name.endswith(("pos_embed", "pos_embedding")) and value.ndim == 3 and value.shape[2] == target.shape[2]:
-        prefix = 0 if getattr(body, "no_embed_class", False) else getattr(body, "num_prefix_tokens", 1)
+    if name.endswith(_POSITIONS) and value.ndim == 3 and value.shape[2] == target.shape[2]:
+        prefix = _prefix_tokens(body)
         old, new = isqrt(value.shape[1] - prefix), isqrt(target.shape[1] - prefix)
         if (old * old + prefix, new * new + prefix) == (value.shape[1], target.shape[1]):
             from timm.layers.pos_embed import resample_abs_pos_embed
@@ -250,3 +253,16 @@ def _adapted(name: str, value: Tensor, target: Tensor, *, body: nn.Module, first
             resized: Tensor = resample_abs_pos_embed(value, new_size=[new, new], num_prefix_tokens=prefix)
             return resized
     return None
+
+
+def _prefix_tokens(body: nn.Module) -> int:
+    """How many positions stand before those of the patches."""
+    return 0 if getattr(body, "no_embed_class", False) else getattr(body, "num_prefix_tokens", 1)
+
+
+def _side_of(positions: int, body: nn.Module) -> int | None:
+    """The image size in px of a square of patches, None where the first convolution does not cut them."""
+    first = next((part for part in body.modules() if isinstance(part, nn.Conv2d)), None)
+    if first is None or first.kernel_size != first.stride:
+        return None
+    return isqrt(positions - _prefix_tokens(body)) * first.stride[0]

@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,10 @@ _FILES = ("vectors.npy", "index.csv", "meta.json")
 OWN_FILES = frozenset((*_FILES, "vectors.parquet", "rejected.csv"))
 """What a folder of embeddings may hold."""
 _FORMAT = 1
+_REFUSED = (
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY),
+    *(errno.ELOOP, errno.ENAMETOOLONG),
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,28 +91,30 @@ class Embeddings:
         Raises RefusedError when `folder` is not empty; with `overwrite`, only when it holds anything but
         embeddings. Raises ResourceError when the disk is full.
         """
-        folder = Path(folder)
-        restore(folder)
-        present = {p.name for p in folder.iterdir()} if folder.is_dir() else set()
-        if present and not (overwrite and present <= OWN_FILES):
-            step = "choose another folder" if overwrite else "choose another folder or pass overwrite"
-            raise RefusedError(f"{str(folder)!r} is not empty (it holds {min(present)!r}): {step}")
+        folder, target = Path(folder), Path(os.path.realpath(folder))
+        present: set[str] = set()
         try:
-            with staged_beside(folder) as staged:
+            restore(target)
+            with suppress(FileNotFoundError, NotADirectoryError):
+                present = {path.name for path in target.iterdir()}
+            if present and not (overwrite and present <= OWN_FILES):
+                step = "choose another folder" if overwrite else "choose another folder or pass overwrite"
+                raise RefusedError(f"{str(folder)!r} is not empty (it holds {min(present)!r}): {step}")
+            with staged_beside(target) as staged:
                 self._write(staged)
-                if overwrite and folder.is_dir():
-                    replace_folder(folder, staged)
+                if overwrite and (target.is_dir() or not target.exists()):
+                    replace_folder(target, staged)
                 else:
-                    staged.rename(folder)
-            _sync(folder.parent)
+                    staged.rename(target)
+            _sync(target.parent)
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise ResourceError(
                     f"no space left for the embeddings in {str(folder)!r}: {self.vectors.nbytes / 1e6:.0f} "
-                    f"MB are needed, {shutil.disk_usage(folder.parent).free / 1e6:.0f} MB are free; nothing "
+                    f"MB are needed, {shutil.disk_usage(target.parent).free / 1e6:.0f} MB are free; nothing "
                     "was changed, make room or choose another disk"
                 ) from error
-            if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY):
+            if error.errno in _REFUSED:
                 raise RefusedError(
                     f"cannot write embeddings to {str(folder)!r} ({error.strerror}): choose a folder "
                     "that can be written"

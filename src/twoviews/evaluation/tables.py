@@ -64,8 +64,11 @@ def read_index(path: Path) -> Table | None:
     """What `write_index` wrote; None for an index that tells ids and labels only. Raises ValueError, csv.Error."""
     with path.open(encoding="utf-8", errors="surrogatepass", newline="") as file:
         rows = csv.reader(file, strict=True)
-        if next(rows, None) != list(COLUMNS):
+        header = next(rows, None)
+        if header == list(COLUMNS[:2]):
             return None
+        if header != list(COLUMNS):
+            raise ValueError(f"{path.name} does not start with {','.join(COLUMNS)}")
         return Table.of((i, label, w, h, content, stamp) for i, label, w, h, content, stamp in rows)
 
 

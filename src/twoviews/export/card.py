@@ -196,5 +196,5 @@ def _made(info: Mapping[str, Any]) -> str:
 
 
 def write_card(folder: Path, text: str) -> None:
-    """README.md of a folder."""
-    (folder / "README.md").write_text(text, encoding="utf-8")
+    """README.md of a folder; names may hold bytes that are no text, and are shown as escapes."""
+    (folder / "README.md").write_text(text, encoding="utf-8", errors="backslashreplace")

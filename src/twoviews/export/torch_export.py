@@ -1,9 +1,10 @@
 """A program of `torch.export`, with the preprocessing inside: `program.pt2`, run without any code of twoviews."""
 
+import io
 import json
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from torch import Tensor
@@ -41,14 +42,16 @@ def write(subject: Subject, folder: Path) -> Written:
         traced = torch.export.export(subject.program(), (example(subject),), dynamic_shapes=dynamic_shapes())
     # The example would be stored beside the program, and that by pickle.
     traced.example_inputs = None
-    path = folder / FILE
-    torch.export.save(traced, path)
-    held = pickles_in(path)
+    # Into memory: where a disk is full, torch's own writer ends the process.
+    archive = io.BytesIO()
+    torch.export.save(traced, archive)
+    held = pickles_in(archive)
     if held:
         raise RefusedError(
             f"torch {torch.__version__} writes pickles into {FILE} ({', '.join(held[:3])}), and twoviews writes none: "
             "take --format onnx, or another torch"
         )
+    (folder / FILE).write_bytes(archive.getbuffer())
     (folder / "config.json").write_text(json.dumps(subject.facts(), indent=2) + "\n", encoding="utf-8")
     gives = "vectors" if subject.head is None else "vectors, logits, probabilities"
     code = f'import torch\n\nprogram = torch.export.load("FOLDER/{FILE}").module()\n{gives} = program(images)'
@@ -70,9 +73,9 @@ def reopen(subject: Subject, folder: Path) -> Reopened:
     return run
 
 
-def pickles_in(path: Path) -> list[str]:
+def pickles_in(file: Path | IO[bytes]) -> list[str]:
     """Members of a `.pt2` archive that are pickles, or archives as `torch.save` writes them."""
-    with zipfile.ZipFile(path) as archive:
+    with zipfile.ZipFile(file) as archive:
         names = archive.namelist()
         as_bytes: set[str] = set()
         found: list[str] = []

@@ -7,12 +7,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from twoviews.data.decoding.decode import OpenImage, quiet_pillow
+from twoviews import distributed
+from twoviews.data.decoding.decode import quiet_pillow
 from twoviews.data.source import Source, Spec, open_source
 from twoviews.errors import UsageError, unknown_name
 from twoviews.evaluation.features import Embeddings, check_finite
 from twoviews.jobs import curated
-from twoviews.jobs.embed import embed
+from twoviews.jobs.embed import embed_with
+from twoviews.jobs.opened import Opened, open_encoder
 from twoviews.jobs.twins import twin_similarities
 from twoviews.narrate import Narrator
 from twoviews.run import Run
@@ -33,19 +35,20 @@ from twoviews.search.whitening import Whitening
 
 @dataclass(frozen=True, eq=False)
 class Collection:
-    """Images with their vectors: `rows` (N,) are the places in `source` of those that could be embedded."""
+    """Images with their vectors: `rows` (N,) are the places in `source` of those that `encoder` could embed."""
 
     source: Source
     embeddings: Embeddings
     rows: tuple[int, ...]
+    encoder: Opened
 
     @cached_property
     def pixels(self) -> NDArray[np.int64]:
         """(N,) of the original images, by their headers."""
-        found = np.zeros(len(self.rows), np.int64)
+        found, storage = np.zeros(len(self.rows), np.int64), self.encoder.preprocessing.storage
         with quiet_pillow():
             for at, row in enumerate(self.rows):
-                with OpenImage(self.source[row].read()) as image:
+                with storage.open(self.source[row].read()) as image:
                     found[at] = image.header.width * image.header.height
         return found
 
@@ -131,7 +134,7 @@ def duplicates(
     folder = curated.prepare_folder(out, curated.DUPLICATES, overwrite=overwrite)
     listed = curated.prepare_manifest(manifest, overwrite=overwrite)
     collection = open_collection(run, data, labels=labels, download=download, narrator=narrator)
-    nearness = measure(run, collection, threshold=threshold, download=download, narrator=narrator)
+    nearness = measure(collection, threshold=threshold, narrator=narrator)
     near = nearness.similarity >= nearness.threshold.value
     known = collection.embeddings.labels
     pixels = collection.pixels if keep != "first" and near.any() else np.zeros(len(known), np.int64)
@@ -168,7 +171,7 @@ def outliers(
     _check(threshold=threshold, k=k)
     folder = curated.prepare_folder(out, curated.OUTLIERS, overwrite=overwrite)
     collection = open_collection(run, data, labels=labels, download=download, narrator=narrator)
-    nearness = measure(run, collection, threshold=threshold, download=download, narrator=narrator)
+    nearness = measure(collection, threshold=threshold, narrator=narrator)
     groups = _grouped(nearness)
     ranked = find_outliers(collection.embeddings, k=k, leaders=groups.leaders)
     if ranked.k < k:
@@ -211,7 +214,7 @@ def suspects(
         require_cleanlab()
     folder = curated.prepare_folder(out, curated.SUSPECTS, overwrite=overwrite)
     collection = open_collection(run, data, labels=labels, download=download, narrator=narrator)
-    nearness = measure(run, collection, threshold=threshold, download=download, narrator=narrator)
+    nearness = measure(collection, threshold=threshold, narrator=narrator)
     groups = _grouped(nearness)
     judged = find_suspects(collection.embeddings, k=k, leaders=groups.leaders)
     if judged.not_judged:
@@ -232,23 +235,23 @@ def open_collection(
     run: Run | str | Path, data: Spec, *, labels: str | Path | None, download: bool, narrator: Narrator
 ) -> Collection:
     """Data with its vectors. Raises DataError where a vector is not finite."""
+    distributed.join()
     source = open_source(data, labels=labels, download=download)
-    embeddings = embed(run, source, download=download, narrator=narrator)
+    opened = open_encoder(run, source=source, download=download, narrator=narrator)
+    embeddings, opened = embed_with(opened, source, narrator=narrator)
     check_finite(embeddings.vectors, what="vectors of the images")
     place = {source[row].id: row for row in range(len(source))}
-    return Collection(source, embeddings, tuple(place[name] for name in embeddings.ids))
+    return Collection(source, embeddings, tuple(place[name] for name in embeddings.ids), opened)
 
 
-def measure(
-    run: Run | str | Path, collection: Collection, *, threshold: float | None, download: bool, narrator: Narrator
-) -> Nearness:
+def measure(collection: Collection, *, threshold: float | None, narrator: Narrator) -> Nearness:
     """Whitened vectors, nearest others, and the threshold: the one given, or what changed copies reach."""
     whitening = Whitening.fit(collection.embeddings.vectors)
     vectors = whitening.apply(collection.embeddings.vectors)
     nearest, similarity = nearest_of_each(vectors)
     if threshold is not None:
         return Nearness(vectors, nearest, similarity, np.empty(0, np.float32), Threshold(threshold, "as given"))
-    twins = twin_similarities(run, collection.source, collection.rows, whitening=whitening, download=download)
+    twins = twin_similarities(collection.encoder, collection.source, collection.rows, whitening=whitening)
     chosen = suggest_threshold(similarity, twins)
     narrator.chose("near duplicates from similarity", chosen.value, chosen.reason)
     return Nearness(vectors, nearest, similarity, twins, chosen)

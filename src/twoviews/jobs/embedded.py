@@ -93,7 +93,7 @@ def table_in(folder: Path) -> Table | None:
                 raise ValueError(f"{len(table)} rows, {len(set(table.ids))} ids")
             meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
             _check_vectors(folder, (len(table), meta["dimensions"]))
-    except (OSError, EOFError, ValueError, KeyError, TypeError, csv.Error) as error:
+    except (OSError, EOFError, ValueError, KeyError, TypeError, OverflowError, csv.Error) as error:
         raise DataError(
             f"the embeddings in {str(folder)!r} are damaged ({error}): give --overwrite to make them anew"
         ) from None

@@ -8,17 +8,20 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor, nn
 
 from twoviews import distributed
 from twoviews.compute import Compute
 from twoviews.data.assemble import Form
 from twoviews.data.cache import Decoded, cache_home, find
+from twoviews.data.decoding.decode import check_depth
 from twoviews.data.decoding.intensity import Intensity
+from twoviews.data.decoding.photo import one_at_a_time
 from twoviews.data.keys import UNREADABLE, cheap_key, content_of
 from twoviews.data.loading import Batch
 from twoviews.data.pool import for_each
-from twoviews.data.source import Source, is_stored
+from twoviews.data.source import Raw, Source, is_stored
 from twoviews.errors import DataError
 from twoviews.evaluation.features import embed
 from twoviews.jobs.embedded import next_number, stamp_of, stamp_of_raw, write_part
@@ -113,6 +116,19 @@ class Maker:
         )
         intensity = Intensity.parse(self._storage.intensity)
 
+        def put(at: int, raw: Raw) -> None:
+            row = self._rows.get(int(items[at]))
+            if self._cached is not None and row is not None:
+                decoded.sizes[at], decoded.values[at] = self._cached.sizes[row], self._cached.values[row]
+                return
+            with self._storage.open(raw) as image:
+                decoded.sizes[at] = image.header.width, image.header.height
+                decoded.reasons[at] = form.misfit(image.header)
+                if not decoded.reasons[at]:
+                    decoded.values[at] = image.pixels(
+                        size=(form.width, form.height), channels=form.channels, intensity=intensity
+                    )
+
         def work(at: int) -> None:
             name, content, stamp = "", UNREADABLE, self._stamp or ""
             try:
@@ -120,18 +136,10 @@ class Maker:
                 name = item.id
                 try:
                     raw = item.read()
-                    stamp, content = self._stamp or stamp_of_raw(raw), content_of(raw)  # before it can change
-                    row = self._rows.get(int(items[at]))
-                    if self._cached is not None and row is not None:
-                        decoded.sizes[at], decoded.values[at] = self._cached.sizes[row], self._cached.values[row]
-                        return
-                    with self._storage.open(raw) as image:
-                        decoded.sizes[at] = image.header.width, image.header.height
-                        decoded.reasons[at] = form.misfit(image.header)
-                        if not decoded.reasons[at]:
-                            decoded.values[at] = image.pixels(
-                                size=(form.width, form.height), channels=form.channels, intensity=intensity
-                            )
+                    check_depth(raw)  # before its content, for which a Pillow image is loaded
+                    with one_at_a_time(raw.width * raw.height if isinstance(raw, Image.Image) else 0):
+                        stamp, content = self._stamp or stamp_of_raw(raw), content_of(raw)  # before it can change
+                        put(at, raw)
                 finally:
                     decoded.told[at] = (name, content.hex(), stamp)
             except DataError as error:

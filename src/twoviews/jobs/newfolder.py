@@ -12,7 +12,11 @@ from twoviews.staged import staged_beside
 def check_new(out: Path) -> None:
     """Look at `out` before any work. Raises RefusedError unless it is empty or not there, ResourceError where nothing
     can be written."""
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    try:
+        used = out.exists() and (not out.is_dir() or any(out.iterdir()))
+    except OSError as error:
+        raise ResourceError(f"cannot write to {out} ({error.strerror}): choose another --out") from error
+    if used:
         raise RefusedError(f"{out} is not empty: choose another --out")
     check_place(out)
 
@@ -31,10 +35,11 @@ def filled(out: Path) -> Iterator[Path]:
     Raises ResourceError where it cannot be written.
     """
     try:
-        with staged_beside(out) as staged:
+        place = Path(os.path.realpath(out))  # a link stays one
+        with staged_beside(place) as staged:
             yield staged
-            if out.is_dir():
-                out.rmdir()  # it is empty
-            staged.rename(out)
+            if place.is_dir():
+                place.rmdir()  # it is empty
+            staged.rename(place)
     except OSError as error:
         raise ResourceError(f"cannot write to {out} ({error.strerror}): choose another --out, or make room") from error

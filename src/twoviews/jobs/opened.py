@@ -58,7 +58,7 @@ class Preprocessing:
                 own.get("pages", "auto"),
             )
             return Preprocessing(own["image_size"], storage, tuple(cfg["mean"]), tuple(cfg["std"]))
-        except (KeyError, TypeError, ValueError, UsageError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, UsageError) as error:
             raise DataError(
                 f"{folder / 'config.json'} does not say how images are seen ({error!r}): save the encoder again"
             ) from error
@@ -66,9 +66,11 @@ class Preprocessing:
     @staticmethod
     def from_facts(facts: Mapping[str, Any]) -> "Preprocessing":
         """The inverse of `facts`. Raises KeyError or TypeError for what it did not write."""
-        return Preprocessing(
-            int(facts["image_size"]), Storage(**facts["storage"]), tuple(facts["mean"]), tuple(facts["std"])
-        )
+        try:
+            storage = Storage(**facts["storage"])
+            return Preprocessing(int(facts["image_size"]), storage, tuple(facts["mean"]), tuple(facts["std"]))
+        except (AttributeError, ValueError, UsageError) as error:
+            raise TypeError(f"no view of images: {error}") from error
 
     @property
     def facts(self) -> dict[str, Any]:

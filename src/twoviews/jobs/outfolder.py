@@ -22,7 +22,7 @@ from twoviews.data.assemble import Form
 from twoviews.data.corpus import Rejected, sort_classes
 from twoviews.data.locks import acquire, discard
 from twoviews.errors import DataError, RefusedError, ResourceError, UsageError
-from twoviews.evaluation.features import OWN_FILES
+from twoviews.evaluation.features import OWN_FILES, Embeddings
 from twoviews.evaluation.tables import Table, write_index, write_parquet
 from twoviews.jobs.embedded import PART, Known, read_known, table_in
 from twoviews.jobs.newfolder import check_place
@@ -63,8 +63,8 @@ class OutFolder:
             try:
                 self.parts.mkdir(parents=True, exist_ok=True)
                 lock = acquire(self.parts)
-                if lock is not None and not self.out.exists() and (self.parts / "old").is_dir():
-                    (self.parts / "old").rename(self.out)  # killed between two renames
+                if lock is not None:
+                    self._put_back()
             except OSError as error:
                 raise ResourceError(f"cannot write to {self.parts} ({error.strerror}): choose another --out") from None
         if not distributed.agreed(lock is not None):
@@ -75,8 +75,14 @@ class OutFolder:
         finally:
             if lock is not None:
                 with lock, suppress(OSError):
+                    self._put_back()
                     if not any(self.parts.glob(f"{PART}*.npz")):
                         discard(self.parts)
+
+    def _put_back(self) -> None:
+        """What `write` had moved aside when it was ended, here or by a kill, before the new folder was in its place."""
+        if not self.out.exists() and (self.parts / "old").is_dir():
+            (self.parts / "old").rename(self.out)
 
     def _look(self) -> None:
         present = {path.name for path in self.out.iterdir()} if self.out.is_dir() else set()
@@ -122,12 +128,18 @@ class OutFolder:
                 "them anew, or choose another --out"
             )
         self._table = table_in(self.out)
-        self._before = frozenset(self._table.ids if self._table is not None else ())
+        self._before = frozenset(self._table.ids if self._table is not None else self._ids())
         if self._before and self._before.isdisjoint(ids):
             raise RefusedError(
                 f"{self._shown} holds embeddings of {len(self._before)} other items (as {min(self._before)!r}), and of "
                 "none of these: give --overwrite to replace them, or choose another --out"
             )
+
+    def _ids(self) -> tuple[str, ...]:
+        try:
+            return Embeddings.load(self.out, mapped=True).ids
+        except DataError as error:
+            raise DataError(f"{error}; give --overwrite to make them anew") from None
 
     @property
     def before(self) -> frozenset[str]:
@@ -142,6 +154,8 @@ class OutFolder:
                 for path in self.parts.glob(f"{PART}*"):
                     path.unlink()
                 write_json(self.parts / "meta.json", meta)
+            for name in ("staged", "old"):  # of a process that was killed: they would take room
+                shutil.rmtree(self.parts / name, ignore_errors=True)
         distributed.barrier()
 
     def known(self, form: Form) -> Known:
@@ -151,7 +165,8 @@ class OutFolder:
 
     def need(self, count: int, *, more: int, dimensions: int) -> None:
         """Raise ResourceError where the disk cannot hold parts with `more` vectors and a folder with `count`."""
-        needed, free = (count + more) * dimensions * 4, shutil.disk_usage(self.parts).free
+        folder = 2 * count if self._format == "parquet" else count  # which is made from an array on disk
+        needed, free = (folder + more) * dimensions * 4, shutil.disk_usage(self.parts).free
         if needed > free:
             raise ResourceError(
                 f"no space for the embeddings in {self._shown}: {needed / 1e6:.0f} MB are needed, {free / 1e6:.0f} MB "
@@ -202,7 +217,6 @@ class OutFolder:
             **_view_facts(opened, form),
         }
         staged = self.parts / "staged"
-        shutil.rmtree(staged, ignore_errors=True)
         staged.mkdir()
         write_json(staged / "meta.json", meta)
         if rejected:
@@ -224,7 +238,6 @@ class OutFolder:
             _sync(path)
         _sync(staged)
         if self.out.exists():
-            shutil.rmtree(self.parts / "old", ignore_errors=True)
             self.out.rename(self.parts / "old")
         staged.rename(self.out)
         _sync(self.out.parent)

@@ -3,7 +3,8 @@
 Test stays as it is where train can give way; what an encoder has learnt cannot.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -11,18 +12,22 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from twoviews import distributed
 from twoviews.config import make_recipe
 from twoviews.data.corpus import Corpus, read_csv
 from twoviews.data.source import Spec, is_grouped, open_source
 from twoviews.errors import DataError, TwoviewsError
 from twoviews.jobs.copies import Mask, Seen, find_copies
 from twoviews.jobs.decide import storage_of
+from twoviews.jobs.parts import TRAIN, read_parts
 from twoviews.jobs.reading import load_shared
 from twoviews.narrate import Narrator
 from twoviews.run import Run
 
 POOL_LIMIT = 50_000
-"""Images of a pool above which near duplicates of test are not looked for: decoding and prints would take minutes."""
+"""Images of a source above which near duplicates of test are not looked for: decoding and prints would take minutes."""
+
+TOO_SMALL = "images below 32 pixels have too little to be told by"
 
 
 def without_groups(
@@ -83,7 +88,7 @@ def groups_in_words(train: Corpus, val: Corpus, test: Corpus) -> str:
 class Apart:
     """Test as it stays, what of it was in the pool, and what left it.
 
-    `words`: of the unlabelled images; `transductive`: whether some that were among them stay in test.
+    `words`: of the images that were trained on; `transductive`: whether some that were among them stay in test.
     """
 
     test: Seen
@@ -109,38 +114,47 @@ def apart_from_training(
     them, else read again if it can be and has no more than `POOL_LIMIT` images; where it is not, the words say so.
 
     What the encoder was trained on with labels leaves test in any case, and so do near duplicates (of `learnt`, the
-    labelled images, or of a pool whose labels were used) and items of a group with one of them: train without these
-    items would not help, the encoder has seen their labels.
+    labelled images, read again where they are not given, as the pool is; or of a pool whose labels were used) and items
+    of a group with one of them: train without these items would not help, the encoder has seen their labels.
 
     Raises `DataError` where pixels of test were trained on with their labels and `overlap` is `mark`, and where no item
     of test is left.
     """
     info = run.info()
     count = len(test)
-    same, learnt_same = _by_keys(run, info, test)
+    same, labelled = _by_keys(run, info, test)
     told = same is not None
     same = np.zeros(count, dtype=bool) if same is None else same
+    labels_used = bool(info.get("labels_trained_on"))
+    learnt_same = labelled & labels_used
+    # It decides what follows, which is done together.
+    distributed.require_equal([told, int(labelled.sum())], f"list of the images that {run.path} was trained on")
     if learnt_same.any() and overlap == "mark":
         raise DataError(
             f"{int(learnt_same.sum())} of {count} test items were among the images whose labels the encoder was "
             "trained on, so an accuracy on them would mean nothing: train without them, give another --test, or set "
             "evaluate.overlap = drop"
         )
-    near, alike, why_not = np.zeros(count, dtype=bool), 0, "images below 32 pixels have too little to be told by"
+    near, alike, why_not = np.zeros(count, dtype=bool), 0, TOO_SMALL
     if test.prints is not None:
         pool, why_not = _pool(run, info, read, download=download, narrator=narrator)
         if pool is not None:
             found = find_copies(test, of=pool)
-            near, alike = (found.near | found.same) & ~same, found.alike
-            why_not = "" if pool.prints is not None else "images below 32 pixels have too little to be told by"
+            near, alike = (found.near | found.same) & ~(same | labelled), found.alike
+            why_not = "" if pool.prints is not None else TOO_SMALL
 
     # What was learnt with labels.
-    labels_used = bool(info.get("labels_trained_on"))
     of_pool = labels_used and not run.labelled.is_file()
-    learnt_near = near.copy() if of_pool else np.zeros(count, dtype=bool)
+    learnt_near, learnt_alike, why_not_learnt = near.copy() if of_pool else np.zeros(count, dtype=bool), 0, ""
+    if labels_used and not of_pool and test.prints is not None:
+        if learnt is None:
+            learnt, why_not_learnt = _labelled(run, info, download=download, narrator=narrator)
+        if learnt is not None and learnt.prints is None:
+            why_not_learnt = TOO_SMALL
     if labels_used and learnt is not None:
         found = find_copies(test, of=learnt)
         learnt_near |= (found.near | found.same) & ~learnt_same
+        learnt_alike = found.alike
     names = group_names(learnt.corpus) if labels_used and learnt is not None else set()
     pool_names: set[str] = set()
     if group_names(test.corpus):
@@ -158,6 +172,7 @@ def apart_from_training(
         (learnt_same, "items of test whose labels the encoder was trained on"),
         (learnt_near, "items of test nearly the same as an image whose labels the encoder was trained on"),
         (mates, "items of test of a group with images whose labels the encoder was trained on"),
+        (labelled & (overlap == "drop"), "items of test that were among the labelled images"),
         (same & (overlap == "drop"), "items of test that were among the unlabelled images"),
         (near & (overlap == "drop"), "items of test nearly the same as one of the unlabelled images"),
     ):
@@ -169,53 +184,61 @@ def apart_from_training(
             f"no item of --test {test.corpus.spec} is left without {' and '.join(excluded)}: give another --test"
         )
     kept = np.flatnonzero(~leaving)
-    transductive = bool((same | near)[kept].any())
-    words = _in_words(same, near, kept=kept, told=told, why_not=why_not)
-    if alike:
-        words += f"; {alike} test items resemble an unlabelled image, too many to be copies"
+    transductive = bool((same | near | labelled)[kept].any())
+    # An image that lies among both was learnt as a labelled one.
+    words = _in_words(
+        *(same & ~learnt_near, near & ~learnt_near, labelled, learnt_near), kept=kept, told=told, why_not=why_not
+    )
+    if why_not_learnt:
+        words += f"; near duplicates of the labelled images were not looked for: {why_not_learnt}"
+    for resembling, kind in ((alike, "an unlabelled"), (learnt_alike, "a labelled")):
+        if resembling:
+            words += f"; {resembling} test items resemble {kind} image, too many to be copies"
     friends = sum(group is not None and group in pool_names for group in test.corpus.groups or ())
     if friends:
         words += f"; {friends} of {count} test items are of a group that the unlabelled images have too"
     return Apart(test.select(kept), words, transductive, excluded)
 
 
-def _in_words(same: Mask, near: Mask, *, kept: NDArray[np.int64], told: bool, why_not: str) -> str:
-    """How much of test was among the unlabelled images."""
+def _in_words(
+    same: Mask, near: Mask, labelled: Mask, near_labelled: Mask, *, kept: NDArray[np.int64], told: bool, why_not: str
+) -> str:
+    """How much of test was among the unlabelled images, and among the labelled ones."""
     count = len(same)
     unsure = f" (near duplicates were not looked for: {why_not})" if why_not else ""
-    if not told and why_not:
-        return "not known whether test items were among the unlabelled images"
-    if not (same | near).any():
-        if not told:
-            return "no test item is nearly the same as an unlabelled image; stored otherwise, pixels cannot be compared"
-        return f"no test item was among the unlabelled images{unsure}"
-    words = [f"{int(same.sum())} of {count} test items were among the unlabelled images"] if same.any() else []
-    if near.any():
-        more = "more" if words else f"of {count} test items"
-        words.append(f"{int(near.sum())} {more} were nearly the same as one of them")
-        if len(words) == 1:
-            words = [f"{int(near.sum())} of {count} test items were nearly the same as an unlabelled image"]
-    left = int((same | near)[kept].sum())
-    what = "the comparison is transductive" if left else f"they left test, {len(kept)} remain"
-    return f"{', '.join(words)}{unsure}: {what}"
+    unknown = "not known whether test items were among the unlabelled images"
+    met = same | near | labelled | near_labelled
+    if not met.any():
+        if told:
+            return f"no test item was among the unlabelled images{unsure}"
+        if why_not:
+            return unknown
+        return "no test item is nearly the same as an unlabelled image; stored otherwise, pixels cannot be compared"
+    words: list[str] = []
+    for kind, equal, alike in (("an unlabelled", same, near), ("a labelled", labelled, near_labelled)):
+        nearly = "one of them" if equal.any() else f"{kind} image"
+        for mask, what in ((equal, f"among the {kind.split()[1]} images"), (alike, f"nearly the same as {nearly}")):
+            if mask.any():
+                words.append(f"{int(mask.sum())} {'more' if words else f'of {count} test items'} were {what}")
+    what = "the comparison is transductive" if met[kept].any() else f"they left test, {len(kept)} remain"
+    return f"{', '.join(words)}{f' ({unknown})' if why_not and not told else unsure}: {what}"
 
 
 def _by_keys(run: Run, info: dict[str, Any], test: Seen) -> tuple[Mask | None, Mask]:
-    """Which test items were among the images of the run, if that can be told, and which of them with labels."""
+    """Which test items were among the run's unlabelled images, if that can be told, and which among the labelled ones.
+
+    Labels of the pool make labelled images of it where the method used them.
+    """
     pool, together = ([*read_csv(file)] if file.is_file() else [] for file in (run.manifest, run.labelled))
-    nobody = np.zeros(len(test), dtype=bool)
-    known = {row["content"] for row in (*pool, *together) if row.get("content")}
+    # Where labelled data stands beside the pool, labels of the pool are not shown.
+    rows = together or [row for row in pool if row.get("label") and info.get("labels_trained_on")]
+    known, own = ({row["content"] for row in some if row.get("content")} for some in (pool, rows))
+    keys = [key.hex() for key in test.keys]
+    labelled = np.array([key in own for key in keys], dtype=bool)
     stored = info["data"]
     if not known or tuple(stored[side] for side in ("height", "width", "channels")) != test.corpus.values.shape[1:]:
-        return None, nobody
-    keys = [key.hex() for key in test.keys]
-    same = np.array([key in known for key in keys], dtype=bool)
-    if not info.get("labels_trained_on"):
-        return same, nobody
-    # Where labelled data stands beside the pool, labels of the pool are not shown.
-    rows = together or [row for row in pool if row.get("label")]
-    own = {row["content"] for row in rows if row.get("content")}
-    return same, np.array([key in own for key in keys], dtype=bool)
+        return None, labelled
+    return np.array([key in known for key in keys], dtype=bool) & ~labelled, labelled
 
 
 def _pool(
@@ -229,18 +252,43 @@ def _pool(
     if stored["count"] > POOL_LIMIT:
         return None, f"the unlabelled images are more than {POOL_LIMIT:,}"
     config = make_recipe(run.settings(), origin=str(run.config))
-    if config.data.source is None:
+    source, exclude = config.data.source, config.data.exclude
+    if source is None:
         return None, "the unlabelled images were handed over in Python"
     narrator.say("reading the unlabelled images again, to find near duplicates of test")
-    try:
-        pool = load_shared(
-            config.data.source, storage_of(config), exclude=config.data.exclude, download=download, narrator=narrator
-        )
-    except TwoviewsError:
+    pool = _read_alike(
+        lambda: load_shared(source, storage_of(config), exclude=exclude, download=download, narrator=narrator)
+    )
+    if pool is None:
         return None, "the unlabelled images cannot be read again"
     if pool.fingerprint != stored["fingerprint"]:
         return None, "the unlabelled images have changed since"
     return Seen(pool), ""
+
+
+def _labelled(run: Run, info: dict[str, Any], *, download: bool, narrator: Narrator) -> tuple[Seen | None, str]:
+    """The labelled images as they were trained on beside the pool, or why they are not there."""
+    config = make_recipe(run.settings(), origin=str(run.config))
+    spec = (info.get("labelled") or {}).get("spec")
+    if spec is None:
+        return None, "they were handed over in Python"
+    # Of labelled images that were taken out of the pool, all of the pool is read.
+    if (info["data"]["count"] if spec == config.data.source else info["labels_trained_on"]) > POOL_LIMIT:
+        return None, f"they are among more than {POOL_LIMIT:,} images"
+    narrator.say("reading the labelled images again, to find near duplicates of test")
+    storage = storage_of(config)
+    train = _read_alike(lambda: read_parts(run, storage=storage, download=download, narrator=narrator)[TRAIN])
+    return (Seen(train), "") if train is not None else (None, "they cannot be read again as they were")
+
+
+def _read_alike(read: Callable[[], Corpus]) -> Corpus | None:
+    """What all processes read alike; None where one cannot, so that they go on alike."""
+    corpus = None
+    with suppress(TwoviewsError), distributed.one_before_others(), distributed.alone():
+        # Alone: one that fails would leave the others waiting for it in here.
+        corpus = read()
+    first, *others = distributed.exchange(None if corpus is None else corpus.fingerprint)
+    return corpus if all(other == first for other in others) else None
 
 
 def _pool_groups(run: Run, *, download: bool) -> set[str]:

@@ -38,7 +38,7 @@ class Reference:
     origin, licence, input   in words
     parameters     how many numbers are learnt in it
     sha256         of the file of weights
-    run            of a reference that is another run: what it was trained on may hold test items
+    run            of another run, or of an encoder folder in one: what it was trained on may hold test items
     """
 
     name: str
@@ -77,9 +77,10 @@ class Reference:
     ) -> dict[str, Corpus]:
         """The same items in the same order with the same labels, at the resolution that this reference wants.
 
-        `parts`: corpora decoded as `storage` says; they are taken as they are where they hold what is wanted. `specs`:
-        what each was read from, and the manifest that was joined to it by id. Raises `DataError` for an item that is
-        not there any more, or that this reference's storage rejects.
+        `parts`: corpora decoded as `storage` says; they are taken as they are where they hold what is wanted, of a run
+        only as it stores images itself: by these pixels it is told what the run was trained on. `specs`: what each was
+        read from, and the manifest that was joined to it by id. Raises `DataError` for an item that is not there any
+        more, or that this reference's storage rejects.
         """
         decoded: dict[object, Corpus] = {}
         found = {}
@@ -97,20 +98,28 @@ class Reference:
     def seen(self, test: Corpus, *, download: bool = False, narrator: Narrator) -> str | Absent:
         """How much of test a run was trained on, in words; nothing to say of what is no run.
 
-        `test` as `decode` gives it. Absent where its labels were among it, or those of a group of it.
+        `test` as `decode` gives it. Absent where labels of it were trained on, of near duplicates or of its groups.
         """
         if self.run is None:
             return ""
+        reason, words, transductive = "", "", False
         try:
-            with distributed.one_before_others():
-                apart = apart_from_training(self.run, Seen(test), download=download, narrator=narrator)
+            apart = apart_from_training(
+                self.run, Seen(_as_trained(test, self.run)), download=download, narrator=narrator
+            )
         except DataError as error:
-            return Absent(str(error))
-        if apart.excluded:
-            return Absent(f"there are {' and '.join(apart.excluded)}")
-        if apart.transductive:
-            narrator.warn(f"reference {self.name}: {apart.words}")
-        return apart.words
+            reason = str(error)
+        else:
+            reason = f"there are {' and '.join(apart.excluded)}" if apart.excluded else ""
+            words, transductive = apart.words, apart.transductive
+        # Run directories may lie on disks of several machines; what one process must not measure, none does.
+        told = distributed.exchange([reason, words, transductive])
+        if reason := next((reason for reason, *_ in told if reason), ""):
+            return Absent(reason)
+        _, words, transductive = told[0]
+        if transductive:
+            narrator.warn(f"reference {self.name}: {words}")
+        return str(words)
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -132,6 +141,8 @@ class Reference:
 
     def _suffices(self, part: Corpus, storage: Storage) -> bool:
         wanted = self.storage
+        if self.run is not None:
+            return storage == wanted
         if replace(storage, cache_side=wanted.cache_side) != wanted:
             return False
         height, width = part.values.shape[1:3]
@@ -253,8 +264,9 @@ def _from_timm(
 
 def _from_folder(name: str, folder: Path, image_size: int | None, *, storage: Storage) -> Reference:
     place, about, preprocessing = known_encoder(folder, image_size, name=name, what="reference")
-    run = Run(folder) if (folder / "run.json").is_file() else None
-    what = f"the run {folder}" if run is not None else f"the encoder folder {folder}"
+    whole = (folder / "run.json").is_file()
+    what = f"the run {folder}" if whole else f"the encoder folder {folder}"
+    home = Run(folder if whole else place.resolve().parent)
     return _reference(
         name,
         load_encoder(place),
@@ -264,8 +276,17 @@ def _from_folder(name: str, folder: Path, image_size: int | None, *, storage: St
         licence="not stated",
         size_reason="its own",
         file=place / "model.safetensors",
-        run=run,
+        # Others write a run.json too.
+        run=home if whole or (home.info_file.is_file() and "data" in home.info()) else None,
     )
+
+
+def _as_trained(test: Corpus, run: Run) -> Corpus:
+    """With the channels that the run stores: grey images, which `Repeated` takes, lie in a pool of colour as colour."""
+    channels = run.info()["data"]["channels"]
+    if test.values.shape[3] != 1 or channels != 3:
+        return test
+    return replace(test, values=np.repeat(test.values, channels, axis=3))
 
 
 def _reference(

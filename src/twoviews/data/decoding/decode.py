@@ -26,10 +26,10 @@ from twoviews.data.decoding import dicom, tiff
 from twoviews.data.decoding.deep import from_array, from_grey, open_png16, strips
 from twoviews.data.decoding.intensity import Intensity
 from twoviews.data.decoding.opened import MAX_PIXELS, Header, Opened, Range, Unreadable, check_size
-from twoviews.data.decoding.photo import Photo, alone, formats, one_at_a_time
+from twoviews.data.decoding.photo import Photo, alone, depth_of, formats, one_at_a_time, orientation_of
 from twoviews.data.source import Raw
 
-__all__ = ["MAX_PIXELS", "Header", "OpenImage", "Unreadable", "decode", "quiet_pillow"]
+__all__ = ["MAX_PIXELS", "Header", "OpenImage", "Unreadable", "check_depth", "decode", "quiet_pillow"]
 
 AS_IT_IS = Intensity("uint8")
 PAGES = ("auto", "first", "channels")
@@ -66,11 +66,24 @@ def decode(
         return image.pixels(size=size, channels=channels, intensity=intensity).copy()
 
 
+def check_depth(raw: Raw) -> None:
+    """Refuse a Pillow image of which only 8 of its bits would be seen, as `OpenImage` does. Raises Unreadable.
+
+    To be called before anything loads the image, which takes away what tells its depth.
+    """
+    if isinstance(raw, Image.Image) and not _is_deep_grey(raw):
+        with alone(raw):
+            deep = depth_of(raw)
+        if deep:
+            raise Unreadable(deep)
+
+
 class OpenImage:
     """An image with its header read and its pixels not yet decoded; a context manager. Raises Unreadable."""
 
     def __init__(self, raw: Raw, *, background: str = "white", pages: str = "auto") -> None:
         self._stack = ExitStack()
+        self._handed = raw if isinstance(raw, Image.Image) else None
         try:
             self._opened = self._open(raw, background=background, pages=pages)
             check_size(self.header.width, self.header.height, self.header.channels)
@@ -100,7 +113,8 @@ class OpenImage:
     def samples(self) -> NDArray[Any]:
         """(H, W, C) of `header.depth`, NaN missing; to be called once, in place of `pixels`. Raises Unreadable."""
         try:
-            return self._opened.samples()
+            with self._loaded():
+                return self._opened.samples()
         except Exception as error:
             raise _unreadable(error) from error
 
@@ -116,13 +130,25 @@ class OpenImage:
         if refused:
             raise Unreadable(refused)
         try:
-            if isinstance(self._opened, Photo) and intensity.kind in ("uint8", "uint16"):
-                return self._opened.pixels(size=size, channels=wanted)
-            with one_at_a_time(header.width * header.height * header.channels):
-                samples = self._opened.samples()
-                return _stored(samples, intensity, window=self.window, size=size, channels=wanted)
+            with self._loaded():
+                if isinstance(self._opened, Photo) and intensity.kind in ("uint8", "uint16"):
+                    return self._opened.pixels(size=size, channels=wanted)
+                with one_at_a_time(header.width * header.height * header.channels):
+                    samples = self._opened.samples()
+                    return _stored(samples, intensity, window=self.window, size=size, channels=wanted)
         except Exception as error:
             raise _unreadable(error) from error
+
+    @contextmanager
+    def _loaded(self) -> Iterator[None]:
+        """Inside, a Pillow image that was handed over is loaded: by one thread, and a large one when its turn comes."""
+        if self._handed is None:
+            yield
+            return
+        with one_at_a_time(self.header.width * self.header.height):
+            with alone(self._handed):
+                self._handed.load()
+            yield
 
     def _open(self, raw: Raw, *, background: str, pages: str) -> Opened:
         if isinstance(raw, np.ndarray):
@@ -130,8 +156,10 @@ class OpenImage:
         if isinstance(raw, Image.Image):
             with alone(raw):
                 opened = _from_pillow(raw, None, background=background)
-                raw.load()  # last: it takes away what tells the depth
-            return opened
+                if raw.format == "PNG" and orientation_of(raw, getattr(raw, "fp", None)) != orientation_of(raw, None):
+                    raw.load()  # what stands behind the pixels Pillow knows only then
+                    opened = _from_pillow(raw, None, background=background)
+                return opened
         stream: IO[bytes]
         if isinstance(raw, Path):
             if not stat.S_ISREG(raw.stat().st_mode):  # opening a pipe would wait for ever
@@ -157,9 +185,11 @@ class OpenImage:
 
 def _from_pillow(image: Image.Image, stream: IO[bytes] | None, *, background: str) -> Opened:
     check_size(*image.size)
-    if image.mode.startswith("I;16") or image.mode in ("I", "F"):
-        return from_grey(image)
-    return Photo(image, stream, background=background)
+    return from_grey(image) if _is_deep_grey(image) else Photo(image, stream, background=background)
+
+
+def _is_deep_grey(image: Image.Image) -> bool:
+    return image.mode.startswith("I;16") or image.mode in ("I", "F")
 
 
 def _stored(

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from twoviews.data.decoding.opened import Unreadable
+from twoviews.data.decoding.decode import Unreadable, check_depth
 from twoviews.data.source import Item, Raw
 from twoviews.data.sources.arrays import numbered
 from twoviews.data.sources.handed import is_torch, plain_image, tensor_array
@@ -56,7 +56,7 @@ class MappedSource:
             self._labels[index] = None  # the error comes again when the image is read
             return Item(self._ids[index], None, partial(self._read, index))
         self._labels[index] = class_name(label, self._classes, what=f"{self.spec}: item {self._ids[index]!r}")
-        return Item(self._ids[index], self._labels[index], partial(plain_image, image))
+        return Item(self._ids[index], self._labels[index], partial(_checked, image))
 
     @property
     def labels(self) -> Sequence[str | None]:
@@ -65,7 +65,7 @@ class MappedSource:
         return self._all
 
     def _read(self, index: int) -> Raw:
-        return plain_image(split_item(self._fetch(self._rows[index]))[0])
+        return _checked(split_item(self._fetch(self._rows[index]))[0])
 
 
 def open_dataset(dataset: Any, *, spec: str = "") -> MappedSource:
@@ -128,6 +128,13 @@ def class_name(label: Any, classes: Sequence[str] | None, *, what: str) -> str |
     if not 0 <= plain < len(classes):
         raise DataError(f"{what} has label {plain}, which is not among its {len(classes)} classes")
     return classes[plain]
+
+
+def _checked(image: Any) -> Raw:
+    """As `plain_image`. Who is given an image may load it, and its depth could be told no longer."""
+    raw = plain_image(image)
+    check_depth(raw)
+    return raw
 
 
 def _resolve(dataset: Any) -> tuple[Any, list[int]]:
