@@ -228,7 +228,7 @@ class TestEvaluate:
         monkeypatch.setattr(
             trained,
             "plan_in_time",
-            lambda *a, **k: plan(*a, **k | {"seconds": 0.5, "per_update": 0.002, "per_sample": 0.0}),
+            lambda *a, **k: plan(*a, **k | {"seconds": 0.05, "per_update": 0.002, "per_sample": 0.0}),
         )
         run = shutil.copytree(place.run, tmp_path / "run")
         arguments = ["evaluate", run, "--train", place.train, "--test", place.test, "--labels-per-class", 5]

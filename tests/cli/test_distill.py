@@ -21,6 +21,7 @@ from twoviews.config import Recipe, make_recipe
 from twoviews.data.corpus import load_corpus
 from twoviews.data.source import open_source
 from twoviews.errors import DataError
+from twoviews.jobs import distill as distilling
 from twoviews.jobs import pretrain
 from twoviews.jobs.classifier import load_classifier
 from twoviews.jobs.distill import _stored_side, compare_with_teacher
@@ -251,7 +252,42 @@ def test_the_test_set_is_held_against_what_was_trained_on(
     seen = compare_with_teacher(run, Run(teacher), place.train, narrator=heard)["seen"]
     assert (seen["teacher_images"], seen["teacher_labels"]) == (60, None)
     assert "not known whether test items are among the labelled images that the teacher comes from" in heard.said
-    assert len(heard.warned) == 2
+    assert len(heard.warned) == 3  # of both sides' images, and that this is the third look
+
+
+def test_each_look_at_the_test_set_is_counted(
+    place: Any,
+    twoviews: Callable[..., Any],
+    tiny: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    hasty: None,
+) -> None:
+    """With those of `evaluate`, and on disk before a score is known; one that was killed and goes on is one."""
+    run, teacher = Run(tmp_path / "run"), Run(place.run)
+    quick = ("--out", run.path, "--epochs", 1, "--batch-size", 16, *tiny)
+    outcome = twoviews("distill", teacher.path, place.unlabelled, "--test", place.test, *quick)
+    assert outcome.code == 0, outcome.err
+    assert run.info()["distillation"]["looks"] == 1
+    assert "at this test set" not in outcome.err
+
+    def kill(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(distilling, "class_logits", kill)
+        with pytest.raises(KeyboardInterrupt):
+            compare_with_teacher(run, teacher, place.test, narrator=Narrator())
+    assert len(list(read_lines(run.evaluation / "openings.jsonl"))) == 3  # opened, finished, opened
+    heard = Heard()
+    assert compare_with_teacher(run, teacher, place.test, narrator=heard)["looks"] == 2
+    told = "this is look 2 at this test set: choices made after an earlier look make the numbers optimistic"
+    assert told in heard.warned
+    options = ("--train", place.train, "--test", place.test, "--arms", "knn", "--labels-per-class", 1, "--seeds", 1)
+    outcome = twoviews("evaluate", run.path, *options, "--json")
+    assert outcome.code == 0, outcome.err
+    assert outcome.json()["looks"]["count"] == 3
+    assert compare_with_teacher(run, teacher, place.train, narrator=Narrator())["looks"] == 1
 
 
 def test_groups_of_the_test_are_the_independent_ones(student: tuple[Path, Any], digits: Path, tmp_path: Path) -> None:
@@ -394,6 +430,7 @@ def test_killed_and_resumed_to_the_same_bytes(
     outcome = twoviews("resume", killed.path)
     assert outcome.code == 0, outcome.err
     assert "is finished already" in outcome.err
+    wanted["looks"] = 2  # its numbers were known
     assert killed.info() == {**before, "distillation": wanted}
     assert json.loads(written.read_text()) == wanted
     asked = {**before["distillation_test"], "test": None}

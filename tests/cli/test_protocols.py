@@ -133,6 +133,7 @@ def test_nothing_held_out(evaluate: Evaluate, place: Any, twoviews: Callable[...
     protocol = results["protocol"]
     assert (protocol["n_val"], protocol["n_train_available"]) == (0, 60)
     assert protocol["selection"].startswith("nothing was selected, as there is no validation")
+    assert "All settings were fixed beforehand." in protocol["paragraph"]
     assert "curves" not in protocol
     assert {
         arm: chosen["setting"] for arm, chosen in protocol["settings"].items() if chosen["setting"] is not None
@@ -150,12 +151,57 @@ def test_nothing_held_out(evaluate: Evaluate, place: Any, twoviews: Callable[...
     assert "Training loss over the epochs" in text
 
 
+@pytest.mark.parametrize(("primary", "shipped"), [("linear", "linear"), ("knn", "finetune"), ("auto", "finetune")])
+def test_without_validation_the_arm_that_was_named_becomes_the_classifier(
+    evaluate: Evaluate, primary: str, shipped: str
+) -> None:
+    """Where it has a classifier; else as if none had been named."""
+    options = ("--arms", "knn,linear,finetune,supervised", "--labels-per-class", 2, "--seeds", 1)
+    results = evaluate(*options, validation=0.0, primary=primary)
+    assert results["verdict"]["primary_arm"] == ("finetune" if primary == "auto" else primary)
+    assert results["classifier"]["arm"] == shipped
+
+
 def test_another_part_and_another_draw(evaluate: Evaluate) -> None:
     options = ("--arms", "linear", "--labels-per-class", "all")
     kept = [evaluate(*options, validation=0.5, split_seed=seed)["protocol"] for seed in (0, 1, 0)]
     assert [protocol["n_val"] for protocol in kept] == [30, 30, 30]
     prints = [protocol["data_fingerprints"]["val"] for protocol in kept]
     assert prints[0] == prints[2] != prints[1]
+
+
+def test_what_time_cut_is_not_in_the_protocol(evaluate: Evaluate, monkeypatch: pytest.MonkeyPatch) -> None:
+    from twoviews.jobs import trained
+    from twoviews.jobs.length import Planned
+
+    monkeypatch.setattr(trained, "plan_in_time", lambda length, *_, **__: Planned(length, [0], ["cut"], tried=False))
+    options = ("--labels-per-class", "1,5", "--seeds", 3, "--minutes", 5)
+    protocol = evaluate(*options, "--arms", "knn,linear,finetune,supervised", stop="validation")["protocol"]
+    assert (protocol["seeds"], protocol["tried"]) == (1, {"linear": 5})
+    assert "views 'digits', last update;" in protocol["trained"]
+    assert [protocol["options"][arm]["stop"] for arm in ("finetune", "supervised")] == ["last", "last"]
+    assert protocol["selection"].startswith("one setting an arm, by accuracy on validation")
+    assert protocol["selection"].endswith("; of finetune and supervised fixed beforehand everywhere")
+    assert "arms that train an encoder on 1, each" in protocol["paragraph"]
+    assert "that of finetune and supervised was fixed beforehand everywhere." in protocol["paragraph"]
+    protocol = evaluate(*options, "--arms", "finetune,supervised")["protocol"]
+    assert protocol["selection"] == "nothing was selected: settings were fixed beforehand"
+    assert "All settings were fixed beforehand." in protocol["paragraph"]
+
+
+def test_trainings_are_counted_as_they_were_run() -> None:
+    import numpy as np
+
+    from twoviews.evaluation.compare import Comparison, Split
+    from twoviews.jobs.protocol import _seeds
+
+    labels = np.arange(8) % 2
+    comparison = Comparison(Split(labels, labels, labels, ("a", "b")))
+    run = {("finetune", 1): 3, ("supervised", 1): 3, ("finetune", 5): 2, ("supervised", 5): 2, ("linear", 1): 20}
+    comparison.rows = [
+        {"arm": arm, "labels_per_class": budget, "seed": seed} for (arm, budget), n in run.items() for seed in range(n)
+    ]
+    assert [_seeds(comparison, budgets) for budgets in ([1], [1, 5], [1, 5, "all"], [])] == [3, "2 to 3", "0 to 3", 0]
 
 
 def test_time_cuts_passes_like_updates(evaluate: Evaluate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -212,6 +212,51 @@ def test_few_labels_make_a_teacher_with_the_fixed_rate(
     assert [from_labels for _, from_labels in plans[-8:]] == [True, False] * 4  # two budgets, two seeds
 
 
+def test_test_images_that_the_encoder_saw_make_a_transductive_verdict(
+    run: Path, place: Any, twoviews: Command, evaluate: Callable[..., Any]
+) -> None:
+    """It was pretrained on what is the training data elsewhere."""
+    few = (*FEW, "--arms", "linear,supervised")
+    turned = twoviews("evaluate", run, "--train", place.test, "--test", place.train, "--json", *few)
+    for outcome, told in ((turned, True), (evaluate(run, *few), False)):
+        notes = whole(outcome)["verdict"]["notes"]
+        assert any(text.startswith("The verdict is transductive: some test images") for text in notes) == told
+
+
+@pytest.mark.parametrize("arms", ["finetune,distill", "distill,supervised"])
+def test_time_is_planned_with_the_labelling_of_the_pool_and_with_teachers(
+    run: Path, evaluate: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, arms: str
+) -> None:
+    """The plan's updates and images of the pool are those of the trainings."""
+    plan, fit, scores = trained.plan_in_time, trained.fit_classifier, trained.Trained._scores
+    planned: list[Any] = []
+    fits: list[int] = []
+    labelled: list[int] = []
+
+    def watched(*inputs: Any, **named: Any) -> Any:
+        planned.append((inputs[2], found := plan(*inputs, **named)))
+        fits.clear()  # of the rehearsal
+        return found
+
+    def fitted(*inputs: Any, **named: Any) -> Any:
+        fits.append(named["plan"].updates)
+        return fit(*inputs, **named)
+
+    def scored(self: Any, classifier: Any, corpus: Any, ground: Any) -> Any:
+        if planned and corpus is not ground.parts["val"] and corpus is not ground.parts["test"]:
+            labelled.append(len(corpus))
+        return scores(self, classifier, corpus, ground)
+
+    monkeypatch.setattr(trained, "plan_in_time", watched)
+    monkeypatch.setattr(trained, "fit_classifier", fitted)
+    monkeypatch.setattr(trained.Trained, "_scores", scored)
+    whole(evaluate(run, *FEW, "--arms", arms, "--minutes", "9", "--set", "evaluate.lrs=[1e-3,2e-3]"))
+    ((work, found),) = planned
+    assert work.units(found.length, found.seeds) * found.length.count == sum(fits)
+    assert work.labelled(found.length, found.seeds) == sum(labelled)
+    assert set(labelled) == {60}
+
+
 def test_weights_that_cannot_be_had_are_said(run: Path, evaluate: Callable[..., Any]) -> None:
     name = "vit_small_patch14_dinov2.lvd142m"
     results = whole(evaluate(run, *FEW, "--arms", "linear", "--reference", name))
@@ -225,6 +270,9 @@ def test_weights_that_cannot_be_had_are_said(run: Path, evaluate: Callable[..., 
         (("--metric", "acuracy"), "metric"),
         (("--set", "train.lr=3"), "evaluate only"),
         (("--set", "evaluate.primary=knn", "--arms", "linear"), "not among the arms"),
+        (("--set", "evaluate.primary=pixels-linear"), "does not use the encoder"),
+        (("--set", "evaluate.primary=supervised"), "choose one of auto, linear, linear-adam, finetune, distill, knn"),
+        (("--set", "evaluate.primary=finetun"), "did you mean 'finetune'?"),
         (("--labels-per-class", "1,5", "--trained-at", "2"), "not among the budgets"),
         (("--reference", "resnet1888"), "resnet1888"),
         (("--subsets", "0"), "subsets"),

@@ -84,9 +84,32 @@ def test_a_training_that_diverged_is_not_chosen_and_is_named():
     assert comparison.choose(arm, (5,), (0,)) == 29
     assert [trial["val_score"] for trial in comparison.chosen["finetune"]["trials"]] == [0.0, round(1 / 30, 4)]
     with pytest.raises(
-        DataError, match=r"finetune gave scores .* with 1 labels a class \(seed 0, None\).*evaluate\.lrs"
+        DataError, match=r"finetune gave scores .* with 1 labels a class \(seed 0, None\).*evaluate\.fixed_lr"
     ):
         comparison.run_arm(arm, 1, 0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "budget", "option"),
+    [
+        ((8, 9), 5, "lrs"),
+        ((8, 9), 1, "fixed_lr"),  # below five labels a class
+        ((8,), 5, "lrs"),
+        ((8,), 1, "fixed_lr"),
+        ((None,), 5, "fixed_lr"),  # nothing was tried
+    ],
+)
+def test_the_rate_that_diverged_is_named(settings, budget, option):
+    """A setting of None is the fixed one."""
+
+    def fit(indices, setting, *, seed, budget, trial):
+        wrong = scores(LABELS[:30], wrong=9) if trial else np.full((30, 3), np.nan)
+        return Fitted(wrong, lambda: wrong)
+
+    comparison, arm = Comparison(split_of()), Arm("finetune", fit, settings=settings, fixed=None)
+    comparison.choose(arm, (1, 5), (0,))
+    with pytest.raises(DataError, match=rf"evaluate\.{option}\b"):
+        comparison.run_arm(arm, budget, 0)
 
 
 def test_every_row_has_accuracy_and_the_macro_scores():

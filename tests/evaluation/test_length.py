@@ -1,6 +1,7 @@
 """What fits into the time, for both trained arms alike."""
 
 import doctest
+from dataclasses import replace
 
 import pytest
 
@@ -85,3 +86,44 @@ def test_trials_go_before_trainings_and_these_where_one_each_does_not_fit(second
     work = Work(arms=2, labels={5: 50, 10: 100}, trials=6, tried_at=10, val=0, test=0, points=10)
     found = plan_in_time(Length(300, 64), [0, 1], work, seconds=seconds, per_update=0.1, per_sample=0.001)
     assert (found.tried, found.seeds) == (tried, seeds)
+
+
+@pytest.mark.parametrize(("length", "needed"), [(Length(6, 64), 1.2), (Length(10, 64, passes=True), 2.0)])
+def test_what_was_asked_for_is_run_where_it_fits_however_short(length, needed):
+    work = Work(arms=2, labels={1: 10}, trials=0, tried_at=None, val=0, test=0, points=10)
+    for seconds, seeds in ((needed / 0.9, [0]), (0.9 * needed, [])):
+        found = plan_in_time(length, [0], work, seconds=seconds, per_update=0.1, per_sample=0.0)
+        assert (found.length, found.seeds) == (length, seeds)
+
+
+class TestDistillation:
+    """Beside fine-tuning and the baseline; three rates each."""
+
+    def work(self, **change):
+        return work_of(**{"arms": 3, "trials": 9, "pool": 1000, **change})
+
+    def test_its_teachers_label_as_much_of_the_pool_as_it_can_see(self):
+        assert work_of().labelled(Length(300, 64), [0, 1]) == 0
+        assert self.work().labelled(Length(300, 64), [0, 1]) == (3 + 2 * 3) * 1000
+        assert self.work().labelled(Length(10, 64), [0, 1]) == (3 + 2 * 3) * 640
+        assert self.work().labelled(Length(10, 64), []) == 3 * 640
+        # A pass is an update for 10 and for 50 labels, fifteen for 960.
+        passes = Length(2, 64, passes=True)
+        assert self.work().labelled(passes, [0]) == 3 * 128 + 128 + 128 + 1000
+
+    def test_its_trials_need_a_teacher_and_alone_each_training_does(self):
+        length, pairs = Length(300, 64), 2 * 3
+        for own in (False, True):
+            work = self.work(teachers=own, val=0)
+            assert work.units(length, [0, 1]) == 9 + 1 + (3 + own) * pairs
+            assert work.samples([0, 1]) == (9 + 1 + (3 + own) * pairs) * 512 + 3 * pairs * 600
+        assert self.work(trials=0, tried_at=None).units(length, [0, 1]) == 3 * pairs
+
+    def test_that_leaves_less_time_for_updates(self):
+        once = {"per_update": 0.1, "per_sample": 0.001}
+        arms, alone = self.work(), replace(self.work(), pool=0)
+        for work in (arms, alone):
+            found, seeds, _ = fit_to_time(Length(300, 64), [0, 1, 2], work, seconds=600.0, **once)
+            longer = replace(found, count=found.count + 1)
+            assert work.seconds(found, seeds, **once) <= 0.92 * 600 < work.seconds(longer, seeds, **once)
+        assert fit_to_time(Length(300, 64), [0, 1, 2], arms, seconds=600.0, **once)[0].count < found.count

@@ -312,6 +312,14 @@ class TestSentence:
         )
         assert "untrained" not in verdict(world(arms | {"random-linear": 0.6}), (5,))["sentence"]
 
+    def test_one_untrained_encoder_with_all_labels_is_no_doubt(self):
+        arms = {"linear": (0.8, 20), "supervised": 0.5, "random-linear": (0.3, 20)}
+        found = verdict(world(arms, budgets=(5, "all")), (5, "all"))
+        row = only(found["others"], arm="linear", against="random-linear", labels_per_class="all")
+        assert (row["n"], row["conclusion"]) == (1, "cannot tell")
+        assert "and with all labels (+" in found["sentence"]
+        assert "untrained" not in found["sentence"]
+
 
 class TestNotes:
     def test_shuffled_labels_that_still_tell_something_cast_doubt(self):

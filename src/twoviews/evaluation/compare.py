@@ -16,6 +16,7 @@ from twoviews import distributed
 from twoviews.errors import DataError, UsageError, unknown_name
 from twoviews.evaluation.calibration import calibration_error, fit_temperature, nll, reliability
 from twoviews.evaluation.metrics import classification_metrics, confusion, per_class, score
+from twoviews.evaluation.statistics import units_an_item
 from twoviews.evaluation.subsets import subset
 
 ARMS = (
@@ -59,7 +60,7 @@ class Split:
     @property
     def independent(self) -> float:
         """Units a test item: 1 where each stands alone."""
-        return 1.0 if self.units is None else (int(self.units.max(initial=-1)) + 1) / len(self.units)
+        return units_an_item(self.units)
 
     def subset(self, budget: Budget, seed: int) -> np.ndarray:
         """The labelled samples of a budget: the same for every arm, nested over budgets."""
@@ -205,9 +206,11 @@ class Comparison:
         scores, truth, classes = fitted.test(), self.split.test, self.split.classes
         if not (np.isfinite(scores).all() and np.isfinite(fitted.val).all()):
             labels = "all labels" if budget == "all" else f"{budget} labels a class"
+            # By identity: the only rate of `lrs` may equal the fixed one.
+            rates = "a lower evaluate.fixed_lr" if setting is arm.fixed else "lower rates, --set evaluate.lrs=..."
             raise DataError(
                 f"{arm.name} gave scores that are not finite with {labels} (seed {seed}, {setting}), so its "
-                "training diverged: give lower rates, --set evaluate.lrs=..., or leave it out of --arms"
+                f"training diverged: give {rates}, or leave it out of --arms"
             )
         predicted = scores.argmax(1)
         if keep_model and fitted.model is not None:

@@ -41,7 +41,7 @@ def verdict(
     `primary`: the arm that was named beforehand, or "auto": `primary_arm`. `subject`: what the sentence credits.
 
     sentence      for whoever reads only that
-    metric, primary_arm, against
+    metric, primary_arm, chosen_among (arms, by validation; none where it was named), against
     comparisons   one a budget: labels_per_class, arm, against, mean_difference, low and high (95 %, of this budget by
                   itself; None for one test item), n (seeds paired), n_test, items_share (of the squared half-width that
                   more test items would take away), p, p_adjusted (Holm over these budgets), conclusion by that < 0.05
@@ -88,6 +88,7 @@ def verdict(
     facts: dict[str, Any] = {
         "metric": comparison.metric,
         "primary_arm": chosen,
+        "chosen_among": rivals,
         "against": BASELINE,
         "comparisons": comparisons,
         "others": others,

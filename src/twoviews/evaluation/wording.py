@@ -117,10 +117,12 @@ def _saved(facts: dict[str, Any]) -> list[str]:
 def _floor(facts: dict[str, Any], subject: str) -> list[str]:
     """Where the primary arm helps but is not better than the same probe on an untrained encoder."""
     better = [row["labels_per_class"] for row in facts["comparisons"] if row["conclusion"] == "helps"]
+    # One untrained encoder, as there is with all labels, concludes nothing: neither is it a doubt.
     rows = [
         row
         for row in facts["others"]
         if (row["arm"], row["against"]) == (facts["primary_arm"], "random-linear")
+        and row["n"] > 1
         and row["conclusion"] != "helps"
         and row["labels_per_class"] in better
     ]

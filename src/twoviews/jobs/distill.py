@@ -1,7 +1,8 @@
 """From a run whose classifier teaches, and unlabelled data, to a student that classifies; and how the two compare."""
 
+import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -18,11 +19,12 @@ from twoviews.data.source import Spec, open_source
 from twoviews.encoders import read_encoder_config
 from twoviews.errors import DataError, TwoviewsError, UsageError
 from twoviews.evaluation.features import fingerprint_module
-from twoviews.evaluation.finetune import class_logits
+from twoviews.evaluation.finetune import Classifier, class_logits
 from twoviews.evaluation.matched import matched_interval, method_of
 from twoviews.jobs.classifier import load_classifier
 from twoviews.jobs.decide import AUTO, required, spec_text, storage_of
 from twoviews.jobs.embed import Preprocessing
+from twoviews.jobs.looks import finish_opening, in_words, looks, record_opening
 from twoviews.jobs.online import batches
 from twoviews.jobs.overlap import units_of
 from twoviews.jobs.parts import TRAIN
@@ -144,35 +146,47 @@ def compare_with_teacher(
     """Accuracy of student and teacher on the same labelled items, each with its own input view, and the difference.
 
     Items that a side was trained on stay, are told and are counted: `seen`, see `SEEN`; None where it is not known.
-    Written into `run.json` and `evaluation/distillation.json`. `module`: the student's own encoder, where it is one.
+    `looks`: how often the student's test set was opened by now. Written into `run.json` and
+    `evaluation/distillation.json`. `module`: the student's own encoder, where it is one.
     """
-    sides: dict[str, dict[str, Any]] = {}
-    answers: dict[str, _Answers] = {}
-    for name, side, own in (("teacher", teacher, None), ("student", run, module)):
-        answers[name] = _answers(side, test, labels=labels, download=download, module=own, narrator=narrator)
-        sides[name] = {"run": str(side.path), "parameters": answers[name].parameters}
-    if answers["teacher"].fingerprint != run.info()["teacher"]:
+    read = {
+        name: _read(side, test, labels=labels, download=download, module=own, narrator=narrator)
+        for name, side, own in (("teacher", teacher, None), ("student", run, module))
+    }
+    opened = read["student"].test.fingerprint
+    comparison = _identity(read.values())
+    if distributed.is_main():
+        record_opening(run, test_fingerprint=opened, comparison=comparison)
+    distributed.barrier()  # on disk before a score is known
+    right = {name: _right(side, narrator=narrator) for name, side in read.items()}
+    sides: dict[str, dict[str, Any]] = {
+        name: {"run": str(side.run.path), "parameters": parameters(side.classifier)} for name, side in read.items()
+    }
+    if read["teacher"].fingerprint != run.info()["teacher"]:
         narrator.warn(f"the classifier of {teacher.path} is no longer the one that taught {run.path}")
-    right = {name: answer.right for name, answer in answers.items()}
     both = [item for item in right["student"] if item in right["teacher"]]
     first, second = (np.array([right[name][item] for item in both], dtype=bool) for name in ("student", "teacher"))
-    corpus = answers["student"].test
+    corpus = read["student"].test
     groups = [group for item, group in zip(corpus.ids, corpus.groups or (), strict=False) if item in right["teacher"]]
     interval = matched_interval(first, second, units=units_of(groups))
     # In one process, as it goes on where data cannot be read, which the others would wait for.
-    counted = _seen(run, teacher, answers, set(both), download=download) if distributed.is_main() else {}
+    counted = _seen(run, teacher, read, set(both), download=download) if distributed.is_main() else {}
     seen: dict[str, int | None] = distributed.exchange(counted)[0]
     for name, count in seen.items():
         if count:
             narrator.warn(f"{count} of {len(both)} test items have the pixels of {': '.join(SEEN[name])}")
         elif count is None:
             narrator.say(f"not known whether test items are among the {SEEN[name][0]}")
+    looked = distributed.exchange(looks(run, opened) if distributed.is_main() else {})[0]
+    if looked["count"] > 1:
+        narrator.warn(in_words(looked))
     for name, hits in (("student", first), ("teacher", second)):
         sides[name]["accuracy"] = round(float(hits.mean()), 4)
     found = {
         "test": str(test) if isinstance(test, str | Path) else json.dumps(test, default=str),
         "n_test": len(both),
         "seen": seen,
+        "looks": looked["count"],
         **sides,
         "difference": {
             "student_less_teacher": round(interval.mean, 4),
@@ -186,6 +200,7 @@ def compare_with_teacher(
     if distributed.is_main():
         write_json(run.evaluation / "distillation.json", found)
         run.update(distillation=found)
+        finish_opening(run, comparison=comparison)
     distributed.barrier()
     return found
 
@@ -218,16 +233,16 @@ def compare_as_asked(run: Run, *, module: nn.Module | None = None, narrator: Nar
 
 
 @dataclass(frozen=True)
-class _Answers:
-    """`right`: of each labelled item of `test`, as this side reads it, whether the classifier has it right."""
+class _Side:
+    """A run's classifier with its fingerprint, and the labelled items of `test` as it sees them."""
 
-    test: Corpus
-    right: dict[str, bool]
-    parameters: int
+    run: Run
+    classifier: Classifier
     fingerprint: str
+    test: Corpus
 
 
-def _answers(
+def _read(
     run: Run,
     test: Spec,
     *,
@@ -235,30 +250,35 @@ def _answers(
     download: bool,
     module: nn.Module | None,
     narrator: Narrator,
-) -> _Answers:
-    info = run.info()
+) -> _Side:
     classifier, classes = load_classifier(run, encoder=module)
-    preprocessing = Preprocessing.of(run.encoder)
-    corpus = preprocessing.load(test, labels=labels, download=download, narrator=narrator)
+    corpus = Preprocessing.of(run.encoder).load(test, labels=labels, download=download, narrator=narrator)
     corpus = corpus.select(np.flatnonzero(corpus.labels >= 0)).relabel(classes)
     if not len(corpus):
         raise DataError(f"no item of --test {corpus.spec} that can be read has a label: give other data")
-    fingerprint = fingerprint_module(classifier)
+    return _Side(run, classifier, fingerprint_module(classifier), corpus)
+
+
+def _identity(sides: Iterable[_Side]) -> str:
+    """A hash of what a comparison's numbers depend on: one that was killed and goes on is the same look at test."""
+    facts = [(side.fingerprint, side.test.fingerprint, side.test.labels_fingerprint) for side in sides]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
+
+
+def _right(side: _Side, *, narrator: Narrator) -> dict[str, bool]:
+    """Of each test item, whether the classifier has it right."""
+    info, views = side.run.info(), Preprocessing.of(side.run.encoder).views()
     compute = choose_compute_as(precision=info["precision"], threads=info["threads"], narrator=narrator)
-    compute.place(classifier)
-    scores = class_logits(classifier, batches(corpus, preprocessing.views(), compute=compute), compute=compute)
-    hits = scores.argmax(1) == corpus.labels
-    right = dict(zip(corpus.ids, map(bool, hits), strict=True))
-    return _Answers(corpus, right, parameters(classifier), fingerprint)
+    compute.place(side.classifier)
+    scores = class_logits(side.classifier, batches(side.test, views, compute=compute), compute=compute)
+    return dict(zip(side.test.ids, map(bool, scores.argmax(1) == side.test.labels), strict=True))
 
 
-def _seen(
-    run: Run, teacher: Run, answers: dict[str, _Answers], items: set[str], *, download: bool
-) -> dict[str, int | None]:
+def _seen(run: Run, teacher: Run, read: dict[str, _Side], items: set[str], *, download: bool) -> dict[str, int | None]:
     """How many of the test items have the pixels of what the sides were trained on, by the names of `SEEN`."""
     found: dict[str, int | None] = {}
     for name, side in (("student", run), ("teacher", teacher)):
-        test = answers[name].test
+        test = read[name].test
         keys = [key.hex() for item, key in zip(test.ids, test.content_keys(), strict=True) if item in items]
         shape = test.values.shape[1:]
         own = _own_labels(side, shape) if name == "student" else _labels_behind(side, shape, download=download)

@@ -63,6 +63,12 @@ from twoviews.run import Run, provenance, write_json, write_text
 FINISHING_SECONDS = 20
 """Of a `minutes` budget, kept for pictures and page."""
 
+TRANSDUCTIVE = (
+    "The verdict is transductive: some test images, or near copies of them, were among those that the encoder was "
+    "trained on, without their labels, so on pictures that it has not seen its arms may score lower "
+    "(evaluate.overlap=drop takes them out of test)."
+)
+
 RECORDED = ("row", "predicted", "val_score")
 """Of a record, what stays beside the results."""
 
@@ -92,7 +98,7 @@ def evaluate(
 
     Also writes the classifier and the report. The classifier of a student of `distill` is what its training was for: it
     is never replaced or removed, and the result has none of its own. Killed, the same call goes on where it stopped, to
-    the same results.
+    the same results; the clock of `minutes` begins anew, so that what it would have cut may be run.
 
     `test`, `train`, `val`: labelled data; without `train`, the labelled part that the run was trained on. Without
     `val`, a stratified fifth of train (at most 5,000), or `evaluate.validation` of it, is held out for choosing
@@ -228,7 +234,7 @@ def evaluate(
     judged = verdict(comparison, budgets, subject=subject, primary=o.primary)
     doubts = doubts_of(comparison, trained_budgets)
     judged["sentence"] = " ".join([judged["sentence"], *doubts])  # whoever reads only that must not miss them
-    judged["notes"] += doubts
+    judged["notes"] += doubts + ([TRANSDUCTIVE] if data.transductive else [])
     results: dict[str, Any] = {
         "rows": comparison.rows,
         "floors": floors(data.split),

@@ -1,6 +1,7 @@
 """How long the trained arms train, and on how many seeds: as asked for, or what time allows, for both arms alike."""
 
 import math
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -54,6 +55,10 @@ class Work:
     """Of a curve that is followed on validation."""
     along: bool = False
     """Whether the trials are followed too."""
+    pool: int = 0
+    """Images from which `distill`, one of the arms, learns what its teacher says of them; 0 without that arm."""
+    teachers: bool = False
+    """Whether `distill` trains a teacher for each of its trainings, as fine-tuning does not run beside it."""
 
     def pairs(self, seeds: Sequence[int]) -> int:
         """Trainings of one arm on these seeds."""
@@ -63,13 +68,33 @@ class Work:
         """Updates of everything, where `length.count` is 1."""
         once = sum(length.cost(count) * len(seeds) for count in self.labels.values())
         trial = length.cost(self.labels[self.tried_at]) if self.tried_at is not None else 0
-        return self.trials * trial + self.arms * once
+        return (self.trials + self._tutors) * trial + (self.arms + self.teachers) * once
 
     def samples(self, seeds: Sequence[int]) -> int:
-        """Samples that are only looked at: statistics, validation on the way and at the end, test."""
-        pairs = self.arms * self.pairs(seeds)
-        followed = ((self.trials if self.along else 0) + self.arms) * self.points if self.val else 0
-        return (self.trials + pairs + followed) * (self.val + STATISTICS_SAMPLES) + pairs * self.test
+        """Samples that are only looked at, however long trainings are: statistics, validation on the way, test."""
+        pairs = self.pairs(seeds)
+        fits = self.trials + self._tutors + (self.arms + self.teachers) * pairs
+        followed = ((self.trials if self.along else 0) + (self.arms if seeds else 0)) * self.points if self.val else 0
+        return (fits + followed) * (self.val + STATISTICS_SAMPLES) + self.arms * pairs * self.test
+
+    def labelled(self, length: Length, seeds: Sequence[int]) -> int:
+        """Images of the pool that teachers label: as many for each training as it can see."""
+
+        def seen(budget: Budget) -> int:
+            return min(self.pool, length.updates(self.labels[budget]) * length.batch_size)
+
+        trials = self.trials // self.arms * seen(self.tried_at) if self.tried_at is not None else 0
+        return trials + len(seeds) * sum(map(seen, self.labels))
+
+    def seconds(self, length: Length, seeds: Sequence[int], *, per_update: float, per_sample: float) -> float:
+        """Of everything; without seeds, of the trials."""
+        looked = self.samples(seeds) + self.labelled(length, seeds)
+        return self.units(length, seeds) * length.count * per_update + looked * per_sample
+
+    @property
+    def _tutors(self) -> int:
+        """Trainings of a teacher for the trials of `distill`, which share it."""
+        return 1 if self.pool and self.trials else 0
 
 
 @dataclass(frozen=True)
@@ -96,12 +121,11 @@ def plan_in_time(
     smallest = min(work.labels, key=lambda budget: work.labels[budget])
     least = _least(length, work)
     once = replace(work, labels={smallest: work.labels[smallest]}, trials=0, tried_at=None, along=False)
-    shortest = once.units(least, [0]) * least.count * per_update + once.samples([0]) * per_sample
+    shortest = once.seconds(least, [0], per_update=per_update, per_sample=per_sample)
     if shortest > seconds:
         told = f"one training each takes {shortest:.0f} s at least, and {max(0.0, seconds):.0f} s were left"
         return Planned(length, [], [f"fine-tuning and baseline were not run: {told}"], tried=False)
-    trials = replace(work, arms=0)
-    trying = trials.units(least, [0]) * least.count * per_update + trials.samples([]) * per_sample
+    trying = work.seconds(least, [], per_update=per_update, per_sample=per_sample)
     tried = work.trials == 0 or shortest + trying <= seconds
     cut = (
         [] if tried else ["settings of fine-tuning and baseline were fixed beforehand, not tried, to keep to the time"]
@@ -118,8 +142,8 @@ def plan_in_time(
 
 
 def _least(length: Length, work: Work) -> Length:
-    """The shortest training that is one."""
-    return replace(length, count=math.ceil(MIN_UPDATES / length.cost(max(work.labels.values()))))
+    """The shortest training that is one, or what is asked for, where that is shorter."""
+    return replace(length, count=min(length.count, math.ceil(MIN_UPDATES / length.cost(max(work.labels.values())))))
 
 
 def fit_to_time(
@@ -134,8 +158,7 @@ def fit_to_time(
     asked, least = length.count, _least(length, work).count
     cut = []
     for kept in range(len(seeds), 0, -1):
-        left = 0.92 * seconds - work.samples(seeds[:kept]) * per_sample
-        affordable = int(left / (work.units(length, seeds[:kept]) * per_update))
+        affordable = _affordable(length, seeds[:kept], work, 0.92 * seconds, per_update, per_sample)
         if affordable >= asked // 2 or kept <= MIN_SEEDS:
             break
     if kept < len(seeds):
@@ -144,3 +167,14 @@ def fit_to_time(
     if fitting.count < asked:
         cut.append(f"{fitting.count} of at most {length} for fine-tuning and baseline alike, to keep to the time")
     return fitting, seeds[:kept], cut
+
+
+def _affordable(
+    length: Length, seeds: Sequence[int], work: Work, seconds: float, per_update: float, per_sample: float
+) -> int:
+    """The largest count up to the one asked for that takes no longer; -1 where none does."""
+
+    def cost(count: int) -> float:
+        return work.seconds(replace(length, count=count), seeds, per_update=per_update, per_sample=per_sample)
+
+    return bisect_right(range(length.count + 1), seconds, key=cost) - 1

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 
 from twoviews.config import Evaluate, Recipe, make_recipe, parse_assignment
-from twoviews.errors import DataError, UsageError
+from twoviews.errors import DataError, UsageError, unknown_name
 from twoviews.evaluation.compare import (
     ARMS,
     DEFAULT_ARMS,
+    PRETRAINED_ARMS,
     TRAINED_ARMS,
     TRAINED_LADDER,
     Budget,
@@ -29,6 +30,9 @@ from twoviews.run import Run, provenance
 SUBSETS = 20
 """Label subsets of arms on cached features, where the trained ones have enough seeds for a verdict."""
 ENOUGH_SEEDS = 5
+
+PRIMARY = ("auto", *PRETRAINED_ARMS, "knn")
+"""What the verdict may be about: arms that use the encoder."""
 
 
 def check_request(
@@ -50,6 +54,13 @@ def check_request(
 def check_options(o: Evaluate) -> tuple[str, ...]:
     """The arms of a configuration, in their order. Raises `UsageError` for what does not fit together."""
     wanted, _ = check_request(arms=o.arms, labels_per_class=o.labels_per_class, seeds=o.seeds)
+    if o.primary not in PRIMARY:
+        if o.primary not in ARMS:
+            raise unknown_name("evaluate.primary", o.primary, PRIMARY)
+        raise UsageError(
+            f"evaluate.primary = {o.primary!r} does not use the encoder, so no verdict on it can be had: choose one of "
+            f"{', '.join(PRIMARY)}"
+        )
     if o.primary not in ("auto", *wanted):
         raise UsageError(f"evaluate.primary = {o.primary!r} is not among the arms that run: {', '.join(wanted)}")
     return wanted

@@ -38,7 +38,8 @@ def ship_classifier(
     found = [key for key in comparison.shippable if key[0] in PRETRAINED_ARMS]
     best = max(found, key=lambda key: comparison.val_scores.get(key, 0.0), default=None)
     if not len(room.data.val):
-        primary = primary_arm(comparison, budgets)
+        named = room.options.primary
+        primary = named if any(key[0] == named for key in found) else primary_arm(comparison, budgets)
         best = max((key for key in found if key[0] == primary), key=lambda key: budgets.index(key[1]), default=None)
     if best is None:
         if room.run.classifier.exists():

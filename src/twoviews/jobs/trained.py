@@ -46,7 +46,9 @@ class Trained:
         return Length(o.updates if o.epochs is None else o.epochs, o.batch_size, passes=o.epochs is not None)
 
     def prepare(self, names: Sequence[str]) -> None:
-        """What all processes compute together, before each goes on with trainings of its own."""
+        """What all processes read and compute together, before each goes on with trainings of its own."""
+        if "distill" in names:
+            self.pool()
         if self.options.head != "probe":
             return
         for name in dict.fromkeys("finetune" if name == "distill" else name for name in names):
@@ -233,6 +235,7 @@ class Trained:
         """Length and seeds that fit into the time left."""
         if deadline is None:
             return Planned(self.length, seeds, [])
+        pool = len(self.pool()) if "distill" in names else 0
         started = time.monotonic()
         # Networks of references differ from the run's in what an update costs: each is measured, and the mean counts.
         costs = [self._cost(name, budgets[0]) for name in names]
@@ -250,6 +253,8 @@ class Trained:
             test=len(self.split.test),
             points=self.options.curves,
             along=self._along,
+            pool=pool,
+            teachers="distill" in names and "finetune" not in names,
         )
         planned = plan_in_time(
             self.length, seeds, work, seconds=time_left, per_update=per_update, per_sample=per_sample
