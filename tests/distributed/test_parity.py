@@ -1,13 +1,16 @@
 """Two processes compute what one does: loss, every gradient, and the weights after many steps."""
 
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
+from twoviews.distributed import tensors
 from twoviews.methods import METHODS
 
 NAMES = (
@@ -94,3 +97,54 @@ def test_the_loss_in_a_loop_under_distributed_data_parallel(worker: ModuleType, 
         for key, tensor in alone.items():
             assert tensor.norm() > 0, key
             assert difference(tensor, together[key]) < 1e-10, key
+
+
+UNEVEN = """
+import torch
+import torch.distributed as dist
+from twoviews.distributed import gather_with_gradient
+from twoviews.losses import NTXentLoss
+import os, sys
+if sys.argv[1] == "joined":
+    from twoviews import distributed
+    distributed.join()
+else:
+    dist.init_process_group(
+        "gloo", init_method="file://" + os.environ["TWOVIEWS_STORE"], rank=int(os.environ["RANK"]), world_size=2
+    )
+for count in (4, 4 - dist.get_rank()):
+    z = torch.randn(count, 8, requires_grad=True)
+    try:
+        NTXentLoss(0.5, gather_distributed=True)(z, z).backward()
+    except ValueError as error:
+        print(count, error, file=sys.stderr)
+dist.destroy_process_group()
+"""
+
+
+@pytest.mark.parametrize("group", ["joined", "own"])
+def test_batches_of_two_sizes_are_refused_in_every_process(
+    group: str, launch: Callable[..., Any], finish: Callable[..., list[str]]
+) -> None:
+    """After a step with equal ones, as at the end of an epoch; gloo ended the process itself."""
+    for count, told in zip((4, 3), finish(launch("-c", UNEVEN, group)), strict=True):
+        assert f"{count} processes gather batches of one size, got 4 and 3 in order of rank: drop the last" in told
+        assert told.count("processes gather") == 1
+
+
+class Sent(Exception):
+    """With where the message was."""
+
+
+@pytest.mark.parametrize(("config", "where"), [("cuda:nccl", "meta"), ("cpu:gloo,cuda:nccl", "cpu")])
+def test_what_has_a_gradient_is_sent_as_the_group_can(config: str, where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A group of the caller's own may have NCCL alone, which takes no tensor on a CPU."""
+
+    def all_reduce(tensor: Tensor, **_: Any) -> None:
+        raise Sent(tensor.device.type)
+
+    monkeypatch.setattr(tensors, "size", lambda: 2)
+    monkeypatch.setattr(tensors.dist, "get_backend_config", lambda: config)
+    monkeypatch.setattr(tensors.dist, "all_reduce", all_reduce)
+    with pytest.raises(Sent, match=where):
+        tensors.sum_gradients_(nn.Linear(2, 2, device="meta").parameters())

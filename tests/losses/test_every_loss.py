@@ -221,6 +221,58 @@ def test_no_number_is_copied_to_the_device(loss: Loss, temperature: float) -> No
         assert "aten::lift_fresh" not in part.names
 
 
+@each(EVERY, *BOTH_REGIMES)
+def test_no_gradient_is_added_up_in_any_order(loss: Loss, temperature: float) -> None:
+    """Not by several threads of a CPU either: a resumed run has the same bits."""
+    _, backward = seen(loss, views(8, 4), temperature)
+    assert not [name for name in backward.names if "index_put" in name or "index_add" in name or "scatter_" in name]
+
+
+class Precision(TorchDispatchMode):
+    """The precision that torch was set to at each matrix product."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: set[str] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if "mm" in func.name():
+            self.found.add(torch.get_float32_matmul_precision())
+        return func(*args, **(kwargs or {}))
+
+
+@each(EVERY, *BOTH_REGIMES)
+def test_products_are_exact_whatever_the_network_has(loss: Loss, temperature: float) -> None:
+    """In the backward pass too where the similarities are made a second time."""
+    with Precision() as before:
+        torch.eye(2) @ torch.eye(2)
+    torch.set_float32_matmul_precision("high")
+    try:
+        with Precision() as forward:
+            value = loss(*views(8, 4), temperature)
+        with Precision() as backward:
+            value.backward()
+        assert torch.get_float32_matmul_precision() == "high"
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    assert before.found == {"highest"}
+    assert forward.found <= {"highest"}
+    if loss in TILED.values():
+        assert forward.found == backward.found == {"highest"}
+
+
+@each(EVERY, 0.5)
+def test_torch_s_newer_switches_are_met_too(loss: Loss, temperature: float) -> None:
+    switch = torch.backends.cuda.matmul
+    chosen = switch.fp32_precision
+    switch.fp32_precision = "tf32"
+    try:
+        loss(*views(8, 4), temperature).backward()
+        assert switch.fp32_precision == "tf32"
+    finally:
+        switch.fp32_precision = chosen
+
+
 @each(TILED, 0.01, 0.5)
 def test_the_whole_matrix_never_exists(loss: Loss, temperature: float, monkeypatch: pytest.MonkeyPatch) -> None:
     set_tile(monkeypatch, 16)

@@ -179,6 +179,33 @@ def test_sup_con_without_labels_is_nt_xent(temperature: float) -> None:
         agree((ours, None), (plain, None), z)
 
 
+@pytest.mark.parametrize(
+    "device",
+    [
+        "cpu",
+        pytest.param(
+            "cuda",
+            marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")],
+        ),
+    ],
+)
+def test_sup_con_gives_the_same_bytes_again(device: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    z = [view.to(device).requires_grad_() for view in torch.randn(2, 1024, 64, generator=generator)]
+    labels = torch.randint(-1, 3, (1024,), generator=generator).to(device)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        found = []
+        for _ in range(4):
+            loss = sup_con(*z, labels, temperature=0.1)
+            found.append((loss.detach(), *torch.autograd.grad(loss, z)))
+    finally:
+        torch.set_num_threads(threads)
+    for again in found[1:]:
+        assert all(torch.equal(one, other) for one, other in zip(found[0], again, strict=True))
+
+
 def test_sup_con_asks_only_who_is_of_one_class() -> None:
     z_a, z_b = pairs(6, 4)
     labels = torch.tensor([2, -1, 0, 2, -1, 0])

@@ -29,10 +29,19 @@ def gather_with_gradient(tensor: Tensor) -> Tensor:
     """`gather` for a loop of your own: the gradient that comes back is summed over the processes.
 
     (B, ...) to (ranks x B, ...). What is differentiated is thus the sum of the processes' losses; with gradients
-    averaged, as DistributedDataParallel does, that is the mean loss. Every process must run the backward pass.
+    averaged, as DistributedDataParallel does, that is the mean loss. Every process must run the backward pass, and B
+    must be the same in all. Another B raises `ValueError` in every process, but in a group that has NCCL alone, where
+    to compare them would make the host wait for the GPU at each step: there it is undefined, as in torch.
     """
     if size() == 1:
         return tensor
+    if _host_talks():  # a message between hosts: at each call, for no process can know that another's B has changed
+        rows = gather_in(torch.tensor([len(tensor)]), patient()).tolist()
+        if len(set(rows)) > 1:
+            raise ValueError(
+                f"processes gather batches of one size, got {' and '.join(map(str, rows))} in order of rank: "
+                "drop the last, smaller batch (drop_last=True) or share it out evenly"
+            )
     gathered: Tensor = _Gather.apply(tensor)
     return gathered
 
@@ -72,7 +81,8 @@ def sum_gradients_(parameters: Iterable[nn.Parameter]) -> None:
     if size() == 1:
         return
     trained = [p for p in parameters if p.requires_grad]
-    anywhere = torch.tensor([p.grad is not None for p in trained], dtype=torch.int32)
+    where = "cpu" if _host_talks() or not trained else trained[0].device
+    anywhere = torch.tensor([p.grad is not None for p in trained], dtype=torch.int32, device=where)
     with talking():
         dist.all_reduce(anywhere, op=dist.ReduceOp.MAX, group=patient())
     used = [p for p, has in zip(trained, anywhere.tolist(), strict=True) if has]
@@ -80,6 +90,11 @@ def sum_gradients_(parameters: Iterable[nn.Parameter]) -> None:
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
     sum_([p.grad for p in used if p.grad is not None])
+
+
+def _host_talks() -> bool:
+    """Whether tensors on the CPU can be sent: a caller's group for GPUs may have NCCL alone."""
+    return patient() is not None or "cpu:" in dist.get_backend_config()
 
 
 def max_(tensor: Tensor) -> Tensor:

@@ -12,8 +12,9 @@ from torch.nn import functional as F
 from ..errors import UsageError
 
 COLLAPSED_SPREAD, COLLAPSED_RANK, COLLAPSED_PROJECTION = 0.02, 1.5, 0.2
-"""Below these little can be told apart. On digits healthy runs have 0.2 to 0.3, 20 to 55 and 0.7 to 1, an untrained
-network is above them too, and VICReg without its variance and covariance terms comes to a projection spread of 0.1."""
+"""Below these little can be told apart. On digits healthy runs have 0.2 to 0.3, 20 to 55 and 0.7 to 1 (VICReg, which
+counts lengths too, 0.27 to 0.4 in the first 100 steps), an untrained network is above them too, and VICReg without its
+variance and covariance terms comes to a projection spread of 0.02 in 60 steps."""
 
 # Pairs held at once: 64 MB of float32.
 _BLOCK = 2**24
@@ -94,7 +95,8 @@ def spread(vectors: Tensor) -> float:
 def collapse(*, spread: float, effective_rank: float, projection_spread: float | None = None) -> str | None:
     """What is wrong with vectors of so little spread or rank, and what to try, in words; None where nothing is.
 
-    `spread`, `effective_rank`: of `h`. `projection_spread`: of what a method without negatives compares.
+    `spread`, `effective_rank`: of `h`. `projection_spread`: of what a method without negatives compares; of
+    VICReg's, which are not normalised, the standard deviation.
 
     >>> collapse(spread=0.3, effective_rank=40.0) is None
     True

@@ -23,7 +23,7 @@ from twoviews.training.large_batch import synchronise_norms
 from twoviews.training.loop import Evaluator, Online, Plan
 from twoviews.training.online_probe import OnlineProbe
 from twoviews.training.optim import build_optimizer, parameter_groups, scaled_lr
-from twoviews.views.multicrop import SMALLEST, AnyViews, MultiCrop
+from twoviews.views.multicrop import SMALLEST, AnyViews, MultiCrop, cropping
 from twoviews.views.policies import NORMALIZATIONS, POLICIES, Views, find_policy
 
 
@@ -41,7 +41,7 @@ def build_views(config: Recipe) -> AnyViews:
         local_views=v.local_crops,
         local_size=v.local_size or max(SMALLEST, views.image_size // 2),
         local_scale=v.local_scale,
-        global_min_scale=v.min_scale or v.local_scale[1],
+        global_min_scale=v.min_scale or max(cropping(policy).min_scale, v.local_scale[1]),
     )
 
 

@@ -64,6 +64,7 @@ def _tile(z: Tensor, start: int, temperature: float, log_k: float) -> tuple[Tens
     rows = z[start : start + TILE]
     at = torch.arange(start, start + len(rows), device=z.device)
     own = torch.stack([at, (at + len(z) // 2) % len(z)], 1)
-    s = (rows @ z.T / temperature).scatter(1, own, -math.inf)
+    with full_precision(z):  # for the second time in the backward pass
+        s = (rows @ z.T / temperature).scatter(1, own, -math.inf)
     # Not `softplus`, which from 20 on is its argument.
     return F.logsigmoid(log_k - s).sum(1), s.detach().amax(1)

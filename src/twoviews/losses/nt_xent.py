@@ -44,8 +44,9 @@ class NTXentLoss(nn.Module):
     """`nt_xent` as a module: `NTXentLoss(temperature=0.5)(z_a, z_b)`.
 
     `gather_distributed`: in a loop of your own under torch.distributed, compare with the other processes' pairs too;
-    each (N, D) a process. Every process gets the loss over all pairs, and DistributedDataParallel's mean of gradients
-    is that loss's gradient. Each process does its part of the arithmetic.
+    each (N, D) a process, N the same in all (see `gather_with_gradient`). Every process gets the loss over all pairs,
+    and DistributedDataParallel's mean of gradients is that loss's gradient. Each process does its part of the
+    arithmetic.
     """
 
     def __init__(self, temperature: float = 0.5, *, gather_distributed: bool = False) -> None:

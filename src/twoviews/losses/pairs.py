@@ -1,20 +1,18 @@
 """What the losses over pairs share: unit rows in float32, and what a positive is worth against its negatives."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from twoviews.compute import exact_float32
 from twoviews.losses.tiles import log_sum_exp
 
 
-@contextmanager
-def full_precision(z: Tensor) -> Iterator[None]:
-    """Autocast off: similarities over a small temperature need float32."""
-    with torch.autocast(z.device.type, enabled=False):
-        yield
+def full_precision(z: Tensor) -> AbstractContextManager[None]:
+    """Neither autocast nor products in TF32 or bf16: similarities over a small temperature need float32."""
+    return exact_float32(z.device.type)
 
 
 def in_float32(z: Tensor) -> Tensor:

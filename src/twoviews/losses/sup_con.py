@@ -2,7 +2,9 @@
 
 Shapes: N pairs, M = 2N rows, D dimensions; rows i and i + N are the two views of one sample.
     others (M,)     log sum exp over all rows but the row itself
-    friends (M,)    mean similarity / T to the other rows of its class: from the sum of the class, not from pairs
+    sums (M, D)     of the rows of each class, of which there are at most N
+    friends         mean over rows of the mean similarity / T to the other rows of its class: not from pairs, as all
+                    pairs of a class have together |sum|^2, less |row|^2 for each row with itself
 
 Source: Khosla et al. 2020, "Supervised Contrastive Learning", eq. 2 (the sum outside of the logarithm).
 """
@@ -32,12 +34,21 @@ def sup_con(z_a: Tensor, z_b: Tensor, labels: Tensor, *, temperature: float) -> 
     with full_precision(z_a):
         z = torch.cat([unit_rows(z_a), unit_rows(z_b)])
         of_class = _number(labels).repeat(2)
-        sums = torch.zeros_like(z).index_add(0, of_class, z)
+        sums = _class_sums(z, of_class)
         members = torch.zeros_like(z[:, 0]).index_add(0, of_class, torch.ones_like(z[:, 0]))
-        # A row is no friend of its own: its part of the class sum is taken off.
-        friends = (z * (sums[of_class] - z)).sum(1) / ((members[of_class] - 1) * temperature)
+        weights = 1 / ((members - 1) * temperature)  # numbers of classes that are not there have sums of 0
+        # No `sums[of_class]`: its gradient is added up in any order, on CPUs too.
+        friends = (sums.square().sum(1) @ weights - z.square().sum(1) @ weights[of_class]) / len(z)
         others, _ = log_sum_exp(z, temperature=temperature, without=(0,))
-        return (others - friends).mean()
+        return others.mean() - friends
+
+
+def _class_sums(z: Tensor, of_class: Tensor) -> Tensor:
+    """The sum of each class's rows, the same bits at every call."""
+    zeros = torch.zeros_like(z)
+    if z.device.type == "cpu":
+        return zeros.index_add(0, of_class, z)  # row by row; `index_put` adds from several threads at once
+    return zeros.index_put((of_class,), z, accumulate=True)  # sorted first; `index_add` adds in any order
 
 
 def _number(labels: Tensor) -> Tensor:

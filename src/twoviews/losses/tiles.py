@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from twoviews import distributed
+from twoviews.compute import exact_float32
 
 TILE = 1024
 """Rows a tile on a CPU: 4 MB of float32, which stays in a core's cache."""
@@ -83,12 +84,13 @@ class _Within(torch.autograd.Function):
         x, lse = ctx.saved_tensors
         work = _Tiles(x, x, *ctx.options)
         factor, grad_x = work.factor(lse, grad), torch.zeros_like(x)
-        for r, c, s in work.upper():
-            # An entry is a logit of its row and of its column: its weight is the sum of both softmaxes.
-            weight = work.softmax(s, (lse[r, None], factor[r, None]), (lse[None, c], factor[None, c]))
-            grad_x[r].addmm_(weight, x[c])
-            if r != c:
-                grad_x[c].addmm_(weight.T, x[r])
+        with exact_float32(x.device.type):  # the tiles are to be those of the forward pass
+            for r, c, s in work.upper():
+                # An entry is a logit of its row and of its column: its weight is the sum of both softmaxes.
+                weight = work.softmax(s, (lse[r, None], factor[r, None]), (lse[None, c], factor[None, c]))
+                grad_x[r].addmm_(weight, x[c])
+                if r != c:
+                    grad_x[c].addmm_(weight.T, x[r])
         return work.finish_gradient(grad_x), None, None
 
 
@@ -123,13 +125,14 @@ class _Between(torch.autograd.Function):
         factor, column_factor = work.factor(lse, grad), work.factor(column_lse, column_grad)
         grad_x = torch.zeros_like(x) if ctx.needs_input_grad[0] else None
         grad_y = torch.zeros_like(y) if ctx.needs_input_grad[1] else None
-        for r, c, s in work.all():
-            of_columns = (column_lse[None, c], column_factor[None, c]) if ctx.columns else None
-            weight = work.softmax(s, (lse[r, None], factor[r, None]), of_columns)
-            if grad_x is not None:
-                grad_x[r].addmm_(weight, y[c])
-            if grad_y is not None:
-                grad_y[c].addmm_(weight.T, x[r])
+        with exact_float32(x.device.type):
+            for r, c, s in work.all():
+                of_columns = (column_lse[None, c], column_factor[None, c]) if ctx.columns else None
+                weight = work.softmax(s, (lse[r, None], factor[r, None]), of_columns)
+                if grad_x is not None:
+                    grad_x[r].addmm_(weight, y[c])
+                if grad_y is not None:
+                    grad_y[c].addmm_(weight.T, x[r])
         finished = [None if g is None else work.finish_gradient(g) for g in (grad_x, grad_y)]
         return finished[0], finished[1], None, None, None
 

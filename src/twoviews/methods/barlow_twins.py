@@ -9,7 +9,7 @@ from typing import Annotated
 from pydantic import Field
 from torch import Tensor, nn
 
-from twoviews.losses import barlow_twins
+from twoviews.losses import barlow_twins, spread
 from twoviews.methods.heads import normalised_head
 from twoviews.methods.method import Method, Projections, Step
 from twoviews.methods.views import listed, named, over_pairs, through
@@ -44,6 +44,6 @@ class BarlowTwins(Method):
 
     def compare(self, projections: Projections, labels: Tensor | None = None) -> Step:
         def loss(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-            return self.scale * barlow_twins(a, b, redundancy=self.redundancy), a.detach().std(0).mean()
+            return self.scale * barlow_twins(a, b, redundancy=self.redundancy), spread(a)
 
-        return over_pairs(listed("z", projections), loss, metric="projection_std")
+        return over_pairs(listed("z", projections), loss, metric="projection_spread")

@@ -44,6 +44,7 @@ class VICReg(Method):
 
     def compare(self, projections: Projections, labels: Tensor | None = None) -> Step:
         def loss(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+            # Not the spread of directions: the loss compares lengths too, and collapses by shrinking. It aims at 1.
             return vicreg(a, b, **self.weights), a.detach().std(0).mean()
 
-        return over_pairs(listed("z", projections), loss, metric="projection_std")
+        return over_pairs(listed("z", projections), loss, metric="projection_spread")

@@ -1,13 +1,13 @@
 """Named lists of operations, and `Views`, which makes normalised views of a batch with one of them."""
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
+from twoviews.compute import exact_float32
 from twoviews.errors import UsageError, unknown_name
 from twoviews.views.draws import Draws
 from twoviews.views.ops import (
@@ -125,18 +125,6 @@ def find_policy(name: str) -> Policy:
     return POLICIES[name]
 
 
-@contextmanager
-def _exact_float32(device_type: str) -> Iterator[None]:
-    """No autocast, no reduced-precision products: what was chosen for the network is not meant for pixels."""
-    chosen = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        with torch.autocast(device_type, enabled=False):
-            yield
-    finally:
-        torch.set_float32_matmul_precision(chosen)
-
-
 class Views:
     """Normalised random views of decoded batches.
 
@@ -186,7 +174,7 @@ class Views:
         if values.device.type == "cpu":
             # The chunk was measured in pixels of three channels.
             step = max(3 * _CHUNK_PIXELS // (max(values.shape[3], 3) * count * side * side), 1)
-        with _exact_float32(values.device.type):
+        with exact_float32(values.device.type):
             for start in range(0, len(values), step or 1):
                 part = Part.of(batch, slice(start, start + step))
                 numbers = [torch.full_like(part.samples, view) for view in views]
