@@ -6,7 +6,8 @@ A timed probe would make the choice, and with it the bytes of the weights, diffe
 import hashlib
 import os
 import platform
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -94,6 +95,44 @@ def choose_compute_as(*, precision: str, threads: int | None, device: str = "aut
     return choose_compute(device=device, precision=precision, threads=threads, narrator=narrator)
 
 
+@contextmanager
+def exact_float32(device_type: str) -> Iterator[None]:
+    """No autocast, no products in TF32 or bf16: what was chosen for the network is not meant for pixels and losses.
+
+    In a function that torch compiles only autocast is off, as the compiler cannot look at the other switch.
+    """
+    with (
+        torch.autocast(device_type, enabled=False),
+        nullcontext() if torch.compiler.is_compiling() else _exact_products(),
+    ):
+        yield
+
+
+@contextmanager
+def _exact_products() -> Iterator[None]:
+    try:
+        chosen = torch.get_float32_matmul_precision()
+    except RuntimeError:  # chosen by torch's newer switches, which the older one refuses to read
+        switches = torch.backends.cuda.matmul, torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
+        precisions = [switch.fp32_precision for switch in switches]
+        try:
+            for switch in switches:
+                switch.fp32_precision = "ieee"
+            yield
+        finally:
+            for switch, precision in zip(switches, precisions, strict=True):
+                switch.fp32_precision = precision
+        return
+    if chosen == "highest":
+        yield
+        return
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(chosen)
+
+
 def available_cores() -> int:
     """Cores that this process may run on."""
     if hasattr(os, "sched_getaffinity"):
@@ -109,6 +148,20 @@ def cpu_name() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
+
+
+def gpu_name(device: torch.device) -> str | None:
+    """The GPU's name as its driver reports it; None on devices that are no CUDA ones."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else None
+
+
+def tf32(device: torch.device) -> dict[str, bool] | None:
+    """Whether fp32 is TF32 in convolutions (torch's default, from Ampere on) and in matrix products; None as above."""
+    if device.type != "cuda":
+        return None
+    # Not by `allow_tf32`, which raises where a caller has set the newer flags.
+    cudnn, cublas = torch.backends.cudnn.conv, torch.backends.cuda.matmul  # type: ignore[attr-defined]
+    return {"convolutions": cudnn.fp32_precision == "tf32", "matrix_products": cublas.fp32_precision == "tf32"}
 
 
 def _fitting_threads() -> int:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 import twoviews.training.checkpoint as module
@@ -65,6 +66,47 @@ def test_a_restored_pair_goes_on_as_the_saved_one(tmp_path: Path, name: str) -> 
     restore(found, module=other, optimizer=fresh)
     advance(net, optimizer, steps=3)
     advance(other, fresh, steps=3)
+    for key, tensor in net.state_dict().items():
+        assert torch.equal(other.state_dict()[key], tensor), key
+
+
+@pytest.mark.parametrize("name", ["adamw", "adam", "sgd", "lars"])
+def test_state_keeps_the_memory_order_of_its_weight(tmp_path: Path, name: str) -> None:
+    def built() -> tuple[nn.Module, torch.optim.Optimizer]:
+        torch.manual_seed(0)
+        layers = (nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
+        net = nn.Sequential(*layers).to(memory_format=torch.channels_last)
+        return net, build_optimizer(parameter_groups(net, weight_decay=0.1), name=name)
+
+    def go_on(net: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        views = torch.rand(4, 3, 6, 6, generator=torch.Generator().manual_seed(1))
+        for _ in range(3):
+            for group in optimizer.param_groups:
+                group["lr"] = 0.1
+            optimizer.zero_grad()
+            with torch.autocast("cpu", torch.bfloat16):
+                loss = net(views.contiguous(memory_format=torch.channels_last)).square().mean()
+            loss.backward()
+            optimizer.step()
+
+    def strides(optimizer: torch.optim.Optimizer) -> dict[tuple[int, str], tuple[int, ...]]:
+        return {
+            # Of an axis of one it means nothing, and gradients have another there.
+            (index, key): tuple(s for s, n in zip(value.stride(), value.shape, strict=True) if n > 1)
+            for index, values in optimizer.state_dict()["state"].items()
+            for key, value in values.items()
+            if isinstance(value, torch.Tensor)
+        }
+
+    net, optimizer = built()
+    go_on(net, optimizer)
+    assert (27, 1, 9, 3) in strides(optimizer).values()
+    save(tmp_path / "checkpoints", 3, state=(net, optimizer))
+    other, fresh = built()
+    restore(load(tmp_path / "checkpoints")[0], module=other, optimizer=fresh)
+    assert strides(fresh) == strides(optimizer)
+    for pair in ((net, optimizer), (other, fresh)):
+        go_on(*pair)
     for key, tensor in net.state_dict().items():
         assert torch.equal(other.state_dict()[key], tensor), key
 
@@ -182,13 +224,14 @@ def test_a_killed_save_leaves_a_whole_checkpoint_and_its_litter_goes(
     assert load(folder)[0].facts["step"] == 3
 
 
-class OwnError(Exception):
-    """As safetensors', which is no OSError."""
+FULL = [
+    OSError(errno.ENOSPC, "No space left on device"),
+    SafetensorError("Io: No space left on device (os error 28)"),  # which is no OSError
+    SafetensorError("Io: Disk quota exceeded (os error 122)"),
+]
 
 
-@pytest.mark.parametrize(
-    "error", [OSError(errno.ENOSPC, "No space left on device"), OwnError("Io: No space left on device (os error 28)")]
-)
+@pytest.mark.parametrize("error", FULL)
 @pytest.mark.parametrize("stage", ["save_file", "_fsync"])
 def test_a_full_disk(tmp_path: Path, stage: str, error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "checkpoints"
@@ -210,12 +253,27 @@ def test_a_full_disk(tmp_path: Path, stage: str, error: Exception, monkeypatch: 
     for state in optimizer.state_dict()["state"].values():
         tensors += [value for value in state.values() if isinstance(value, torch.Tensor)]
     needed = sum(t.numel() * t.element_size() for t in tensors)
-    assert "No space left" in text
+    assert str(error) in text
     assert f"it needs {needed:,} bytes and 1,234 are free" in text
     assert "twoviews resume" in text
     assert caught.value.exit_code == 5
     assert {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()} == before  # intact, and no litter
     assert load(folder)[0].facts["step"] == 1
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_a_full_disk_before_the_first_checkpoint(tmp_path: Path, told: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    state = trained(steps=1)
+
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "mkdir", full)
+    if not told:
+        monkeypatch.setattr(module.shutil, "disk_usage", full)
+    with pytest.raises(ResourceError, match=r"No space left on device; it needs .* bytes") as caught:
+        save(tmp_path / "run" / "checkpoints", 1, state=state)
+    assert ("are free" in str(caught.value)) == told
 
 
 def test_a_bug_is_not_called_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -40,3 +40,21 @@ def test_a_device_that_is_not_here_is_refused_for_training_and_replaced_for_read
 
 def test_the_precision_of_a_run_stays() -> None:
     assert choose_compute_as(precision="bf16", threads=1, device="cpu", narrator=Narrator()).bf16
+
+
+def test_the_gpu_is_known_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"NVIDIA H100 {device.index}")
+    assert compute.gpu_name(torch.device("cuda:1")) == "NVIDIA H100 1"
+    assert compute.gpu_name(torch.device("cpu")) is None
+
+
+def test_tf32_is_what_torch_is_set_to() -> None:
+    assert compute.tf32(torch.device("cpu")) is None
+    assert compute.tf32(torch.device("cuda")) == {"convolutions": True, "matrix_products": False}
+    flags = torch.backends.cuda.matmul
+    before = flags.fp32_precision
+    flags.fp32_precision = "tf32"
+    try:
+        assert compute.tf32(torch.device("cuda")) == {"convolutions": True, "matrix_products": True}
+    finally:
+        flags.fp32_precision = before

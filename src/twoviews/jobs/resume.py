@@ -18,10 +18,13 @@ from twoviews.jobs.reading import load_shared
 from twoviews.jobs.teacher import as_taught
 from twoviews.jobs.training import facts_of, finish
 from twoviews.narrate import Narrator
-from twoviews.run import Run
+from twoviews.run import Run, provenance
 from twoviews.training.checkpoint import load_checkpoint, restore
 
-PROMISE = ("device", "processes", "threads", "precision", "torch", "cpu", "compile", "bn_group", "teacher")
+PROMISE = (
+    *("device", "processes", "threads", "precision", "torch", "twoviews"),
+    *("cpu", "gpu", "compile", "bn_group", "teacher"),
+)
 """What must be the same for a resumed run to give the same bytes."""
 
 
@@ -35,9 +38,10 @@ def resume(
 ) -> Run:
     """Continue an interrupted run from its newest whole checkpoint, to the same bytes on the same kind of machine.
 
-    Raises `RefusedError` when data, threads, precision or versions differ from those recorded; `anyway` goes on without
-    the promise, though never on other data. A run that is finished is returned as it is. A comparison with the teacher
-    that `distill` was asked for and has not made is made. `micro_batch`: as in `pretrain`, for another memory.
+    Raises `RefusedError` when data, labels that are learned from, processor, GPU, threads, precision or versions differ
+    from those recorded; `anyway` goes on without the promise, though never on other data or labels. A run that is
+    finished is returned as it is. A comparison with the teacher that `distill` was asked for and has not made is made.
+    `micro_batch`: as in `pretrain`, for another memory.
     """
     narrator = narrator or Narrator()
     run = Run(path)
@@ -70,6 +74,9 @@ def resume(
             f"{config.data.source} has changed since {run.path} began ({info['data']['count']} images then, "
             f"{len(corpus)} now): start a new run"
         )
+    labels_then = info["data"].get("labels_fingerprint")  # where the method learns from them
+    if labels_then is not None and corpus.labels_fingerprint != labels_then:
+        raise RefusedError(f"labels of {config.data.source} have changed since {run.path} began: start a new run")
     together = info.get("labelled") or {}
     if together and together["spec"] is None:
         raise UsageError(f"{run.path} was trained on labelled arrays handed over in Python: they cannot be read again")
@@ -87,9 +94,12 @@ def resume(
     job = assemble(config, parts, encoder=encoder, narrator=narrator).with_plan(steps=info["steps"])
     if config.train.micro_batch == AUTO:
         job = job.with_plan(micro_batch=fitting_micro_batch(job, narrator=narrator))
-    facts = facts_of(job, corpus, narrator)
-    recorded = {"processes": 1, "teacher": None, **info}  # runs of before there were several, or a teacher
+    facts = {**provenance(), **facts_of(job, corpus, narrator)}
+    # Runs of before there were several processes, or a teacher, and of before these were recorded:
+    unknown = {"processes": 1, "teacher": None, "gpu": facts["gpu"], "twoviews": facts["twoviews"]}
+    recorded = {**unknown, **info}
     differences = [f"{k} was {recorded[k]} and is {facts[k]}" for k in PROMISE if recorded[k] != facts[k]]
+    differences = distributed.agreed(differences)  # facts are those of process 0, and others may have another GPU
     if differences and not anyway:
         raise RefusedError(
             f"the same bytes cannot be promised: {'; '.join(differences)}. "
@@ -106,7 +116,7 @@ def resume(
     skipped = checkpoint.facts["skipped"] if checkpoint is not None else 0
     resumed = [*info.get("resumed_at", []), start]
     if distributed.is_main():
-        run.update(resumed_at=resumed)
+        run.update(resumed_at=resumed, status="running")
     finish(run, job, corpus, evaluators, start=start, skipped=skipped, narrator=narrator)
     compare_as_asked(run, module=encoder, narrator=narrator)
     return run

@@ -3,12 +3,13 @@
 import math
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
 
 from twoviews import distributed
-from twoviews.compute import cpu_name
+from twoviews.compute import cpu_name, gpu_name, tf32
 from twoviews.data.corpus import Corpus
 from twoviews.encoders import save_encoder
 from twoviews.errors import NotFiniteError, TwoviewsError
@@ -28,6 +29,7 @@ HEALTH = ("effective_rank", "spread", "projection_spread")
 def facts_of(job: Job, corpus: Corpus, narrator: Narrator) -> dict[str, Any]:
     """What of a job goes into `run.json`; `corpus`: the whole pool, as it was read."""
     count, height, width, channels = corpus.values.shape
+    shown = job.method.uses_labels and job.streams.labelled is None  # the pool's labels, not those beside it
     return {
         "status": "running",
         "step": 0,
@@ -45,10 +47,13 @@ def facts_of(job: Job, corpus: Corpus, narrator: Narrator) -> dict[str, Any]:
         "threads": job.compute.threads,
         "precision": job.compute.precision,
         "cpu": cpu_name(),
+        "gpu": gpu_name(job.compute.device),
+        "tf32": tf32(job.compute.device),
         "torch": torch.__version__,
         "data": {
             "spec": corpus.spec,
             "fingerprint": corpus.fingerprint,
+            "labels_fingerprint": corpus.labels_fingerprint if shown else None,
             "count": count,
             "rejected": len(corpus.rejected),
             "excluded": corpus.excluded,
@@ -112,29 +117,23 @@ def finish(
             )
         # By then a method that draws by itself, or a fault, would have led the processes apart.
         distributed.require_equal(float(sum(p.detach().double().sum() for p in job.method.parameters())), "weights")
-    except TwoviewsError as error:
+        if main:
+            taken = seconds()
+            digest = _write_encoder(run, job, corpus, start=start, began=began, skipped=skipped, taken=taken)
+    except BaseException as error:
         if main:
             status = "not finite" if isinstance(error, NotFiniteError) else "interrupted"
-            run.update(status=status, seconds=seconds())
+            with suppress(TwoviewsError):  # on a full disk, say: what is told is why the training stopped
+                run.update(status=status, seconds=seconds())
         raise
     if main:
-        _write_encoder(run, job, corpus, start=start, began=began, skipped=skipped, taken=seconds(), narrator=narrator)
+        narrator.say(f"encoder in {run.encoder}  sha256 {digest[:16]}...  {in_words(taken)}")
     distributed.barrier()  # whoever returns finds the run finished
     return run
 
 
-def _write_encoder(
-    run: Run,
-    job: Job,
-    corpus: Corpus,
-    *,
-    start: int,
-    began: float,
-    skipped: int,
-    taken: float,
-    narrator: Narrator,
-) -> None:
-    """The encoder, a student's classifier, and that the run is finished."""
+def _write_encoder(run: Run, job: Job, corpus: Corpus, *, start: int, began: float, skipped: int, taken: float) -> str:
+    """The encoder, a student's classifier, and that the run is finished; returns the sha256 of the weights."""
     job.method.eval()
     mean, std = job.views.normalization(corpus.values.shape[3])
     save_encoder(
@@ -164,6 +163,9 @@ def _write_encoder(
         measured |= row
     health = {name: measured[name] for name in HEALTH if name in measured}
     health = {name: value if math.isfinite(value) else None for name, value in health.items()}
+    trained = (job.plan.steps - start) * job.plan.batch_size
+    # A run that was killed after its last step has its speed from then, if any.
+    speed = {"images_per_second": round(trained / (time.monotonic() - began), 1)} if trained else {}
     run.update(
         status="finished",
         health=health,
@@ -171,11 +173,11 @@ def _write_encoder(
         step=job.plan.steps,
         skipped=skipped,
         seconds=taken,
-        images_per_second=round((job.plan.steps - start) * job.plan.batch_size / (time.monotonic() - began), 1),
+        **speed,
         encoder_sha256=digest,
         peak_memory_gb=round(peak_memory_gb(job.compute), 2),
     )
-    narrator.say(f"encoder in {run.encoder}  sha256 {digest[:16]}...  {in_words(taken)}")
+    return digest
 
 
 def _collapse_in(measured: Mapping[str, Any]) -> str | None:

@@ -4,16 +4,17 @@ Save: write into a hidden folder, fsync, COMPLETE with the sha256 of each file, 
 then delete older ones. Load: the newest whose COMPLETE fits its files; damaged ones are named and passed over.
 """
 
-import errno
 import hashlib
 import json
 import os
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load, save_file
 from torch import Tensor, nn
 
@@ -46,8 +47,8 @@ def save_checkpoint(
 ) -> Path:
     """Save the state after `step` steps under `folder/step-XXXXXXXX`, and keep the newest `keep`.
 
-    `online`: a probe that is trained beside the module. Raises `ResourceError` when the disk is full; what was there
-    before is untouched.
+    `online`: a probe that is trained beside the module. Raises `ResourceError` when it cannot be written, say on a
+    full disk; what was there before is untouched.
     """
     final = folder / f"step-{step:08d}"
     temporary = folder / f".{final.name}.{os.getpid()}.tmp"
@@ -72,16 +73,17 @@ def save_checkpoint(
         shutil.rmtree(final, ignore_errors=True)  # there only if damaged
         temporary.rename(final)
         _fsync(folder)
-    except Exception as error:  # safetensors reports a full disk by an exception of its own
+    except Exception as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
-        if not full and not isinstance(error, OSError):
+        # safetensors reports a full disk, a full quota and the like by an exception of its own.
+        if not isinstance(error, (OSError, SafetensorError)):
             raise
         needed = sum(t.numel() * t.element_size() for t in tensors.values())
-        free = shutil.disk_usage(folder).free
+        free = _free_bytes(folder)
         raise ResourceError(
-            f"cannot save a checkpoint in {folder}: {error}; it needs {needed:,} bytes and {free:,} are free. "
-            "The checkpoint before is intact: make room, then twoviews resume"
+            f"cannot save a checkpoint in {folder}: {error}; it needs {needed:,} bytes"
+            + (f" and {free:,} are free" if free is not None else "")
+            + ". What was saved before is intact: make room, then twoviews resume"
         ) from None
     write_text(folder.parent / "latest", f"{folder.name}/{final.name}\n")
     # A damaged later step must not push out the one just saved.
@@ -115,12 +117,20 @@ def restore(
 def _put(tensors: dict[str, Tensor], module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     prefix = "module."
     module.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
+    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
         if key.startswith("optimizer."):
             _, index, name = key.split(".", 2)
-            state.setdefault(int(index), {})[name] = tensor
+            state.setdefault(int(index), {})[name] = _laid_out_as(weights[int(index)], tensor)
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _laid_out_as(weight: Tensor, tensor: Tensor) -> Tensor:
+    """The tensor in the memory order of its weight, which files do not keep: over two orders an update is slow."""
+    if tensor.ndim < 2 or tensor.shape != weight.shape:
+        return tensor
+    return torch.empty_like(weight, dtype=tensor.dtype, memory_format=torch.preserve_format).copy_(tensor)
 
 
 def remove_litter(folder: Path) -> None:
@@ -147,6 +157,14 @@ def _damage(path: Path) -> str | None:
                 return f"{name} does not fit its sha256"
     except (OSError, ValueError) as error:
         return str(error)
+    return None
+
+
+def _free_bytes(folder: Path) -> int | None:
+    """Where `folder` would be, as it may not be there yet; None where the file system does not tell."""
+    for there in (folder.absolute(), *folder.absolute().parents):
+        with suppress(OSError):
+            return shutil.disk_usage(there).free
     return None
 
 

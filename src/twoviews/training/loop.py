@@ -210,6 +210,7 @@ def train(
         narrator.track(plan.steps, "pretraining") as tick,
     ):
         tick(start)
+        ticked = start
         for step in range(start, plan.steps):
             measured = train_step(
                 method,
@@ -246,11 +247,12 @@ def train(
             if done % LOG_EVERY == 0 or done == plan.steps:
                 latest = metrics.flush()
                 tick(
-                    done % LOG_EVERY or LOG_EVERY,
+                    done - ticked,
                     loss=latest.get("loss"),
                     contrastive_accuracy=latest.get("contrastive_accuracy"),
                     samples=plan.batch_size,
                 )
+                ticked = done
             if done in evaluate_at:
                 values = {name: value for evaluator in evaluators for name, value in evaluator(method.encoder)}
                 method.train()
