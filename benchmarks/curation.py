@@ -44,8 +44,8 @@ from twoviews.data.decoding.decode import decode
 from twoviews.data.source import Item, open_source
 from twoviews.errors import UsageError
 from twoviews.evaluation.features import Embeddings
-from twoviews.jobs.embed import embed
-from twoviews.jobs.twins import COPIES, changed
+from twoviews.jobs.curating.twins import COPIES, changed
+from twoviews.jobs.vectors.embed import embed
 from twoviews.search.duplicates import Groups, find_groups, nearest_of_each, suggest_threshold
 from twoviews.search.outliers import find_outliers
 from twoviews.search.suspects import find_suspects, second_opinion

@@ -30,7 +30,7 @@ from twoviews.compute import cpu_name
 from twoviews.evaluation.features import Embeddings
 from twoviews.evaluation.probe import fit_probe
 from twoviews.evaluation.statistics import conclusion, crossed_interval, holm
-from twoviews.jobs.embed import embed
+from twoviews.jobs.vectors.embed import embed
 from twoviews.search import choosing
 from twoviews.search.choosing import PENALTY, Choice, Pool
 from twoviews.search.suggest import STRATEGIES

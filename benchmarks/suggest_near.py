@@ -16,9 +16,9 @@ import numpy as np
 from twoviews.compute import choose_compute
 from twoviews.encoders import load_encoder
 from twoviews.evaluation.features import Embeddings
-from twoviews.jobs.alike import _changed
-from twoviews.jobs.embed import Preprocessing
-from twoviews.jobs.online import vectors_of
+from twoviews.jobs.curating.alike import _changed
+from twoviews.jobs.vectors.embed import Preprocessing
+from twoviews.jobs.vectors.online import vectors_of
 from twoviews.narrate import Narrator
 from twoviews.run import Run
 from twoviews.search.choosing import NEAR, Pool

@@ -20,24 +20,24 @@ _HOMES = {
     "Run": "twoviews.run",
     "TwoviewsError": "twoviews.errors",
     "build_encoder": "twoviews.encoders",
-    "compare_runs": "twoviews.jobs.compare",
-    "distill": "twoviews.jobs.distill",
-    "duplicates": "twoviews.jobs.curate",
-    "embed": "twoviews.jobs.embed",
-    "evaluate": "twoviews.jobs.evaluate",
+    "compare_runs": "twoviews.jobs.comparing.compare",
+    "distill": "twoviews.jobs.pretraining.distill",
+    "duplicates": "twoviews.jobs.curating.curate",
+    "embed": "twoviews.jobs.vectors.embed",
+    "evaluate": "twoviews.jobs.comparing.evaluate",
     "export_encoder": "twoviews.jobs.export",
     "import_encoder": "twoviews.jobs.importing",
     "load_corpus": "twoviews.data.corpus",
     "load_encoder": "twoviews.encoders",
     "nt_xent": "twoviews.losses",
     "open_source": "twoviews.data.source",
-    "outliers": "twoviews.jobs.curate",
-    "predict": "twoviews.jobs.predict",
-    "pretrain": "twoviews.jobs.pretrain",
-    "resume": "twoviews.jobs.resume",
+    "outliers": "twoviews.jobs.curating.curate",
+    "predict": "twoviews.jobs.classifying.predict",
+    "pretrain": "twoviews.jobs.pretraining.pretrain",
+    "resume": "twoviews.jobs.pretraining.resume",
     "suggest": "twoviews.jobs.suggest",
-    "suspects": "twoviews.jobs.curate",
-    "tag": "twoviews.jobs.tag",
+    "suspects": "twoviews.jobs.curating.curate",
+    "tag": "twoviews.jobs.classifying.tag",
     "write_report": "twoviews.report",
 }
 
@@ -47,18 +47,18 @@ if TYPE_CHECKING:
     from twoviews.encoders import build_encoder, load_encoder
     from twoviews.errors import TwoviewsError
     from twoviews.evaluation.features import Embeddings
-    from twoviews.jobs.compare import compare_runs
-    from twoviews.jobs.curate import duplicates, outliers, suspects
-    from twoviews.jobs.distill import distill
-    from twoviews.jobs.embed import embed
-    from twoviews.jobs.evaluate import evaluate
+    from twoviews.jobs.classifying.predict import predict
+    from twoviews.jobs.classifying.tag import tag
+    from twoviews.jobs.comparing.compare import compare_runs
+    from twoviews.jobs.comparing.evaluate import evaluate
+    from twoviews.jobs.curating.curate import duplicates, outliers, suspects
     from twoviews.jobs.export import export_encoder
     from twoviews.jobs.importing import import_encoder
-    from twoviews.jobs.predict import predict
-    from twoviews.jobs.pretrain import pretrain
-    from twoviews.jobs.resume import resume
+    from twoviews.jobs.pretraining.distill import distill
+    from twoviews.jobs.pretraining.pretrain import pretrain
+    from twoviews.jobs.pretraining.resume import resume
     from twoviews.jobs.suggest import suggest
-    from twoviews.jobs.tag import tag
+    from twoviews.jobs.vectors.embed import embed
     from twoviews.losses.nt_xent import NTXentLoss, nt_xent
     from twoviews.report import write_report
     from twoviews.run import Run

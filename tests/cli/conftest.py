@@ -116,6 +116,6 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
 @pytest.fixture
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pretraining without the measured steps, which only `--minutes` and the printed forecast need."""
-    from twoviews.jobs import pretrain
+    from twoviews.jobs.pretraining import pretrain
 
     monkeypatch.setattr(pretrain, "measure", lambda *_: (0.01, 0.0))

@@ -39,7 +39,7 @@ def draw(folder: Path, *names: str, first_seed: int = 0) -> Path:
 
 @pytest.fixture
 def no_training(monkeypatch: pytest.MonkeyPatch) -> None:
-    from twoviews.jobs import pretrain, training
+    from twoviews.jobs.pretraining import pretrain, training
 
     def reached(*_: Any, **__: Any) -> None:
         pytest.fail("training was reached")
@@ -211,7 +211,7 @@ class TestOutput:
         def full(parts: Path, *_: Any) -> None:
             raise OSError(number, os.strerror(number), str(parts))
 
-        monkeypatch.setattr("twoviews.jobs.making.write_part", full)
+        monkeypatch.setattr("twoviews.jobs.vectors.making.write_part", full)
         outcome = twoviews("embed", place.run, place.test, "--out", tmp_path / "vectors")
         words = ("no space left", "vectors") if number == errno.ENOSPC else ("cannot write: ", os.strerror(number))
         refused(outcome, 5, *words, str(tmp_path))
@@ -347,7 +347,7 @@ class TestExhausted:
     def test_memory(
         self, error: Exception, place: Any, twoviews: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        from twoviews.jobs import pretrain
+        from twoviews.jobs.pretraining import pretrain
 
         def exhausted(*_: Any) -> None:
             raise error
@@ -359,7 +359,7 @@ class TestExhausted:
     def test_not_finite(
         self, place: Any, twoviews: Command, tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        from twoviews.jobs import pretrain, training
+        from twoviews.jobs.pretraining import pretrain, training
         from twoviews.training.loop import train
 
         monkeypatch.setattr(pretrain, "measure", lambda *_: (0.01, 0.0))

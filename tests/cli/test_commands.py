@@ -92,7 +92,7 @@ class TestPretrain:
     def test_json_and_minutes(
         self, place: Any, twoviews: Command, tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        from twoviews.jobs import pretrain
+        from twoviews.jobs.pretraining import pretrain
 
         monkeypatch.setattr(pretrain, "measure", lambda *_: (1000.0, 0.0))
         out = tmp_path / "run"
@@ -109,7 +109,7 @@ class TestPretrain:
     def test_a_recipe_s_length_gives_way_to_minutes(
         self, place: Any, twoviews: Command, tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        from twoviews.jobs import pretrain
+        from twoviews.jobs.pretraining import pretrain
 
         monkeypatch.setattr(pretrain, "measure", lambda *_: (1000.0, 0.0))
         arguments = ["pretrain", place.train, "--out", tmp_path / "run", "--recipe", "digits", "--minutes", 50, *tiny]
@@ -222,7 +222,7 @@ class TestEvaluate:
     def test_time_takes_the_trials_first(
         self, place: Any, twoviews: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        from twoviews.jobs import trained
+        from twoviews.jobs.comparing import trained
 
         plan = trained.plan_in_time
         monkeypatch.setattr(
@@ -393,7 +393,8 @@ class TestTheRest:
     def test_demo(self, twoviews: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         from functools import partial
 
-        from twoviews.jobs import demo, pretrain
+        from twoviews.jobs import demo
+        from twoviews.jobs.pretraining import pretrain
         from twoviews.recipes import load_recipe
 
         def shortened(name: str) -> dict[str, Any]:

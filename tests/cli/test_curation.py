@@ -21,8 +21,8 @@ from twoviews.cli.output import print_table
 from twoviews.data.source import open_source
 from twoviews.encoders import build_encoder, save_encoder
 from twoviews.errors import DataError
-from twoviews.jobs import curate, curated_pages, twins
-from twoviews.jobs.twins import changed
+from twoviews.jobs.curating import curate, curated_pages, twins
+from twoviews.jobs.curating.twins import changed
 
 Command = Callable[..., Any]
 HOSTILE = os.fsdecode(b"w\xff <img src=x>\xe2\x80\xae.png")

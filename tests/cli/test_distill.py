@@ -21,12 +21,12 @@ from twoviews.config import Recipe, make_recipe
 from twoviews.data.corpus import load_corpus
 from twoviews.data.source import open_source
 from twoviews.errors import DataError
-from twoviews.jobs import distill as distilling
-from twoviews.jobs import pretrain
-from twoviews.jobs.classifier import load_classifier
-from twoviews.jobs.distill import _stored_side, compare_with_teacher
+from twoviews.jobs.classifying.classifier import load_classifier
 from twoviews.jobs.parts import Parts
-from twoviews.jobs.teacher import as_taught
+from twoviews.jobs.pretraining import distill as distilling
+from twoviews.jobs.pretraining import pretrain
+from twoviews.jobs.pretraining.distill import _stored_side, compare_with_teacher
+from twoviews.jobs.pretraining.teacher import as_taught
 from twoviews.narrate import Narrator
 from twoviews.run import Run, read_lines, write_rows
 

@@ -10,7 +10,7 @@ import pytest
 
 from twoviews.config import Evaluate
 from twoviews.errors import DataError, UsageError
-from twoviews.jobs.early import check_comparison
+from twoviews.jobs.comparing.early import check_comparison
 
 Command = Callable[..., Any]
 
@@ -21,7 +21,7 @@ class Reached(Exception):
 
 @pytest.fixture(autouse=True)
 def no_training(monkeypatch: pytest.MonkeyPatch) -> None:
-    from twoviews.jobs import pretrain
+    from twoviews.jobs.pretraining import pretrain
 
     def reached(*_: Any, **__: Any) -> None:
         raise Reached
@@ -211,7 +211,7 @@ class TestPython:
         check_comparison(Evaluate(), train=Images(), test=place.test)
 
     def test_names_as_one_text(self, place: Any, tmp_path: Path) -> None:
-        from twoviews.jobs.evaluate import evaluate
+        from twoviews.jobs.comparing.evaluate import evaluate
 
         run = shutil.copytree(place.run, tmp_path / "run")
         asked = {"train": place.train, "test": place.test, "labels_per_class": "1", "seeds": 1}

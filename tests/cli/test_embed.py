@@ -29,12 +29,12 @@ from twoviews.data.source import Item
 from twoviews.encoders import build_encoder, save_encoder
 from twoviews.errors import DataError, RefusedError, ResourceError, UsageError
 from twoviews.evaluation.features import Embeddings
-from twoviews.jobs import making
-from twoviews.jobs.embed import embed
-from twoviews.jobs.embedded import write_part
-from twoviews.jobs.embedding import Embedded, embed_into
-from twoviews.jobs.opened import open_encoder
-from twoviews.jobs.outfolder import name_of
+from twoviews.jobs.vectors import making
+from twoviews.jobs.vectors.embed import embed
+from twoviews.jobs.vectors.embedded import write_part
+from twoviews.jobs.vectors.embedding import Embedded, embed_into
+from twoviews.jobs.vectors.opened import open_encoder
+from twoviews.jobs.vectors.outfolder import name_of
 from twoviews.narrate import Narrator
 
 COUNT = 43
@@ -205,7 +205,7 @@ class TestIntoAFolder:
         opened.clear()
         assert counts(embed_into(encoder, copy, out=tmp_path / "v")) == {"kept": COUNT}
         assert opened == []
-        monkeypatch.setattr("twoviews.jobs.embedded.content_at", lambda *_: pytest.fail("read again"))
+        monkeypatch.setattr("twoviews.jobs.vectors.embedded.content_at", lambda *_: pytest.fail("read again"))
         assert counts(embed_into(encoder, copy, out=tmp_path / "v")) == {"kept": COUNT}
 
     def test_new_labels_need_no_new_vectors(

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from twoviews.errors import DataError
-from twoviews.jobs import overlap
-from twoviews.jobs.labelled import Labelled, load_labelled
+from twoviews.jobs.comparing import overlap
+from twoviews.jobs.comparing.labelled import Labelled, load_labelled
 from twoviews.narrate import Narrator
 from twoviews.run import Run
 
@@ -74,7 +74,7 @@ def pretrain(twoviews: Command, tiny: list[str]) -> Iterator[Callable[..., Run]]
         return Run(out)
 
     with pytest.MonkeyPatch.context() as patch:
-        from twoviews.jobs import pretrain
+        from twoviews.jobs.pretraining import pretrain
 
         patch.setattr(pretrain, "measure", lambda *_: (0.01, 0.0))
         yield start

@@ -13,11 +13,11 @@ from PIL import Image
 from twoviews.data.assemble import Storage
 from twoviews.data.corpus import Corpus, load_corpus
 from twoviews.encoders.public import Absent
-from twoviews.jobs import overlap
-from twoviews.jobs.copies import Seen
-from twoviews.jobs.labelled import Labelled, load_labelled
-from twoviews.jobs.overlap import apart_from_training
-from twoviews.jobs.reference import load_reference
+from twoviews.jobs.comparing import overlap
+from twoviews.jobs.comparing.copies import Seen
+from twoviews.jobs.comparing.labelled import Labelled, load_labelled
+from twoviews.jobs.comparing.overlap import apart_from_training
+from twoviews.jobs.comparing.reference import load_reference
 from twoviews.narrate import Narrator
 from twoviews.run import Run
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from twoviews.errors import ResourceError
-from twoviews.jobs.looks import finish_opening, in_words, last_finished, looks, record_opening
+from twoviews.jobs.comparing.looks import finish_opening, in_words, last_finished, looks, record_opening
 from twoviews.run import Run
 
 
@@ -106,7 +106,7 @@ def test_what_is_no_record_is_passed_over(run: Run) -> None:
 
 def test_processes_side_by_side_lose_nothing(run: Run) -> None:
     program = (
-        "import sys; from twoviews.jobs.looks import record_opening; from twoviews.run import Run\n"
+        "import sys; from twoviews.jobs.comparing.looks import record_opening; from twoviews.run import Run\n"
         "for i in range(40): record_opening(Run(sys.argv[1]), test_fingerprint='t', comparison=f'{sys.argv[2]}-{i}', "
         "command='c' * 3000)"
     )

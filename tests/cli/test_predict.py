@@ -18,9 +18,9 @@ from scipy.special import softmax
 
 from twoviews.evaluation.calibration import fit_temperature
 from twoviews.evaluation.certainty import Certainty
-from twoviews.jobs import classifier as classifier_module
-from twoviews.jobs.classifier import load_certainty, load_classifier, save_classifier
-from twoviews.jobs.sorting import LIST, sort_into
+from twoviews.jobs.classifying import classifier as classifier_module
+from twoviews.jobs.classifying.classifier import load_certainty, load_classifier, save_classifier
+from twoviews.jobs.classifying.sorting import LIST, sort_into
 from twoviews.run import Run
 
 Command = Callable[..., Any]

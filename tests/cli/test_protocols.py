@@ -171,8 +171,8 @@ def test_another_part_and_another_draw(evaluate: Evaluate) -> None:
 
 
 def test_what_time_cut_is_not_in_the_protocol(evaluate: Evaluate, monkeypatch: pytest.MonkeyPatch) -> None:
-    from twoviews.jobs import trained
-    from twoviews.jobs.length import Planned
+    from twoviews.jobs.comparing import trained
+    from twoviews.jobs.comparing.length import Planned
 
     monkeypatch.setattr(trained, "plan_in_time", lambda length, *_, **__: Planned(length, [0], ["cut"], tried=False))
     options = ("--labels-per-class", "1,5", "--seeds", 3, "--minutes", 5)
@@ -193,7 +193,7 @@ def test_trainings_are_counted_as_they_were_run() -> None:
     import numpy as np
 
     from twoviews.evaluation.compare import Comparison, Split
-    from twoviews.jobs.protocol import _seeds
+    from twoviews.jobs.comparing.protocol import _seeds
 
     labels = np.arange(8) % 2
     comparison = Comparison(Split(labels, labels, labels, ("a", "b")))
@@ -205,7 +205,7 @@ def test_trainings_are_counted_as_they_were_run() -> None:
 
 
 def test_time_cuts_passes_like_updates(evaluate: Evaluate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from twoviews.jobs import length, trained
+    from twoviews.jobs.comparing import length, trained
 
     plan, measured = trained.plan_in_time, {"seconds": 1.0, "per_update": 0.05, "per_sample": 0.0}
     monkeypatch.setattr(trained, "plan_in_time", lambda *inputs, **named: plan(*inputs, **named | measured))

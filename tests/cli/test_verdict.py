@@ -12,8 +12,8 @@ import pytest
 
 from twoviews.cli.shown import show_results
 from twoviews.evaluation.compare import Comparison
-from twoviews.jobs import trained
-from twoviews.jobs.records import read_records
+from twoviews.jobs.comparing import trained
+from twoviews.jobs.comparing.records import read_records
 from twoviews.run import Run
 
 Command = Callable[..., Any]

@@ -15,7 +15,7 @@ import pytest
 
 from twoviews.cli import main
 from twoviews.evaluation.features import Embeddings
-from twoviews.jobs import pretrain
+from twoviews.jobs.pretraining import pretrain
 from twoviews.run import Run, read_json, read_lines
 
 STEPS = 20

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from twoviews.cli import main
-from twoviews.jobs import pretrain
+from twoviews.jobs.pretraining import pretrain
 from twoviews.run import read_json
 
 WORKER = """
@@ -21,7 +21,7 @@ from twoviews.data.corpus import load_corpus
 from twoviews.encoders.public import Absent
 from twoviews.errors import DataError
 from twoviews.jobs import reading
-from twoviews.jobs.reference import load_reference
+from twoviews.jobs.comparing.reference import load_reference
 from twoviews.narrate import Narrator
 
 run, test, out, lacking = sys.argv[1:]

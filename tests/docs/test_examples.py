@@ -32,7 +32,7 @@ def test_own_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytes
 
 def test_own_method(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """Micro-batches come with the contract: the steps of the example, and those of the whole batch at once."""
-    from twoviews.jobs import pretrain
+    from twoviews.jobs.pretraining import pretrain
     from twoviews.methods import METHODS
     from twoviews.run import Run, read_lines
 

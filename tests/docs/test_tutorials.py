@@ -97,7 +97,7 @@ def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 @pytest.mark.usefixtures("shop")
 def test_tutorial(page: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    from twoviews.jobs import pretrain
+    from twoviews.jobs.pretraining import pretrain
 
     monkeypatch.setattr(pretrain, "measure", lambda *_: (0.01, 0.0))  # only --minutes needs it
     commands = commands_of(page)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from twoviews.evaluation.compare import Budget, Comparison, Split
-from twoviews.jobs.doubts import doubts_of
+from twoviews.jobs.comparing.doubts import doubts_of
 
 EVEN = np.arange(80) % 4  # chance is ln 4 = 1.39
 NONE = np.empty(0, np.int64)

@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from twoviews.jobs import length as room
-from twoviews.jobs.length import Length, Work, fit_to_time, plan_in_time
+from twoviews.jobs.comparing import length as room
+from twoviews.jobs.comparing.length import Length, Work, fit_to_time, plan_in_time
 
 
 def work_of(**change):

@@ -5,7 +5,7 @@ import pytest
 
 from twoviews.errors import DataError
 from twoviews.evaluation.compare import pack, unpack
-from twoviews.jobs.records import Journal, read_records
+from twoviews.jobs.comparing.records import Journal, read_records
 from twoviews.run import Run
 
 

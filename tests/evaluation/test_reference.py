@@ -22,8 +22,8 @@ from twoviews.encoders import build_encoder, public, save_encoder, wrap_encoder
 from twoviews.encoders.public import Repeated, choose_side
 from twoviews.errors import DataError, RefusedError, UsageError
 from twoviews.evaluation.features import fingerprint_module
-from twoviews.jobs.online import vectors_of
-from twoviews.jobs.reference import Reference, load_reference, load_references
+from twoviews.jobs.comparing.reference import Reference, load_reference, load_references
+from twoviews.jobs.vectors.online import vectors_of
 from twoviews.narrate import Narrator
 
 CPU = Compute(torch.device("cpu"), bf16=False, threads=1)
@@ -282,7 +282,7 @@ def test_a_network_that_takes_no_other_size_keeps_its_own(
             raise UsageError(f"{weights.name} cannot take {image_size} px images: no")
         return load(weights, given, image_size=image_size)
 
-    monkeypatch.setattr("twoviews.jobs.opened.load_published", stubborn)
+    monkeypatch.setattr("twoviews.jobs.vectors.opened.load_published", stubborn)
     found = reference(folders / "test_resnet", sizes=SMALL)
     assert found.views.image_size == 160
     assert "at 160 px (its own: it cannot take 128 px)" in found.input

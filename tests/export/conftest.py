@@ -12,7 +12,7 @@ import torch
 from twoviews.encoders import Encoder, build_encoder, save_encoder
 from twoviews.evaluation.certainty import Certainty
 from twoviews.evaluation.finetune import Classifier
-from twoviews.jobs.classifier import save_classifier
+from twoviews.jobs.classifying.classifier import save_classifier
 from twoviews.run import Run
 
 CLASSES = ("cat", "dog", "emu")

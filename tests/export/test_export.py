@@ -23,9 +23,9 @@ from twoviews.export.card import shown_command
 from twoviews.export.check import compare
 from twoviews.export.program import Head, Program
 from twoviews.export.subject import Subject
-from twoviews.jobs.embed import embed
 from twoviews.jobs.export import FORMATS, export_encoder
 from twoviews.jobs.newfolder import filled
+from twoviews.jobs.vectors.embed import embed
 from twoviews.run import Run
 from twoviews.views.policies import POLICIES, Views
 

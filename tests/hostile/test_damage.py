@@ -10,8 +10,8 @@ import pytest
 from twoviews.encoders import build_encoder, save_encoder
 from twoviews.errors import DataError
 from twoviews.evaluation.tables import Table, write_index
-from twoviews.jobs.embedded import table_in
-from twoviews.jobs.opened import Preprocessing
+from twoviews.jobs.vectors.embedded import table_in
+from twoviews.jobs.vectors.opened import Preprocessing
 
 
 def test_a_picture_wider_than_any(tmp_path: Path) -> None:

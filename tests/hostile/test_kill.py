@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from twoviews.cli import main
-from twoviews.jobs import pretrain
+from twoviews.jobs.pretraining import pretrain
 from twoviews.run import Run, read_lines
 
 STEPS = 40

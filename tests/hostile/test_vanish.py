@@ -18,7 +18,7 @@ SETTINGS = ("train.precision=fp32", "train.threads=1", "train.device=cpu", "trai
 @pytest.fixture
 def pretrain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """`pretrain(lost)`: the exit code and the run of pretraining on 100 pictures of which `lost` vanish at once."""
-    from twoviews.jobs import pretrain as job
+    from twoviews.jobs.pretraining import pretrain as job
 
     monkeypatch.setattr(job, "measure", lambda *_: (0.01, 0.0))
     folder = tmp_path / "pool"

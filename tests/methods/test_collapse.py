@@ -9,7 +9,7 @@ from twoviews.data.corpus import load_corpus
 from twoviews.data.loading import fetch
 from twoviews.encoders import build_encoder
 from twoviews.evaluation.health import collapse
-from twoviews.jobs.training import HEALTH
+from twoviews.jobs.pretraining.training import HEALTH
 from twoviews.methods import Method, build_method
 from twoviews.views.policies import POLICIES, Views
 

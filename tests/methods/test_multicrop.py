@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from twoviews.config import make_recipe
-from twoviews.jobs.prepare import build_views
+from twoviews.jobs.pretraining.prepare import build_views
 from twoviews.methods import METHODS, Method, Projections
 from twoviews.training.large_batch import accumulate_gradients
 from twoviews.views.ops import RandomResizedCrop

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from twoviews.jobs import pretrain
+from twoviews.jobs.pretraining import pretrain
 from twoviews.sklearn import ContrastiveEncoder
 
 TINY = ("train.precision=fp32", "train.threads=1", "train.device=cpu", "train.evaluations=0")

@@ -26,7 +26,7 @@ from timm.models import save_for_hf
 from torch import nn
 
 from twoviews.errors import DataError, Interrupted, RefusedError, Terminated, UsageError
-from twoviews.jobs.embed import embed
+from twoviews.jobs.vectors.embed import embed
 from twoviews.run import Run
 from twoviews.sklearn import ContrastiveEncoder, EmbeddingClassifier
 

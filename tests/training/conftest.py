@@ -53,7 +53,7 @@ def thin() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def start(pool: Path, thin: None) -> Callable[..., Any]:
     """`start(out, *settings, data=pool, ...)`: pretrain in a second, without the timing that tests do not need."""
-    from twoviews.jobs import pretrain as job
+    from twoviews.jobs.pretraining import pretrain as job
 
     def run(out: Path, *settings: str, data: Any = pool, **options: Any) -> Any:
         with pytest.MonkeyPatch.context() as patch:

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from twoviews.errors import Interrupted, NotFiniteError, RefusedError, Terminated, TwoviewsError, UsageError
-from twoviews.jobs.resume import resume
+from twoviews.jobs.pretraining.resume import resume
 from twoviews.methods import SimCLR, Step
 from twoviews.narrate import Narrator
 from twoviews.run import Run, read_lines
@@ -117,7 +117,7 @@ class TestARun:
     def test_the_written_configuration_gives_the_same_run(
         self, reference: Run, start: Start, pool: Path, tmp_path: Path
     ) -> None:
-        from twoviews.jobs.pretrain import pretrain
+        from twoviews.jobs.pretraining.pretrain import pretrain
 
         same_as(reference, pretrain(pool, out=tmp_path / "run", recipe=reference.config))
 
@@ -249,7 +249,7 @@ class TestInterruptions:
     def test_killed_while_the_encoder_is_written(
         self, reference: Run, start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        from twoviews.jobs import training
+        from twoviews.jobs.pretraining import training
 
         with monkeypatch.context() as patch:
             patch.setattr(training, "save_encoder", lambda *_, **__: die())

@@ -10,10 +10,11 @@ import torch
 from twoviews.data.assemble import Storage
 from twoviews.data.corpus import load_corpus
 from twoviews.errors import ResourceError
-from twoviews.jobs import decide, preflight, prepare
-from twoviews.jobs import pretrain as job
+from twoviews.jobs import decide
 from twoviews.jobs.parts import Parts
-from twoviews.jobs.resume import resume
+from twoviews.jobs.pretraining import preflight, prepare
+from twoviews.jobs.pretraining import pretrain as job
+from twoviews.jobs.pretraining.resume import resume
 from twoviews.narrate import Narrator
 from twoviews.run import Run
 

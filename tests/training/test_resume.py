@@ -13,8 +13,8 @@ import pytest
 from safetensors.torch import load_file
 
 from twoviews.errors import RefusedError, ResourceError, Terminated
-from twoviews.jobs import training
-from twoviews.jobs.resume import resume
+from twoviews.jobs.pretraining import training
+from twoviews.jobs.pretraining.resume import resume
 from twoviews.narrate import Narrator, Ticker
 from twoviews.run import Run, write_json
 from twoviews.training import loop

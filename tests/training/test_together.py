@@ -18,10 +18,10 @@ from twoviews.data.assemble import Storage
 from twoviews.data.corpus import load_corpus, read_csv
 from twoviews.data.streams import Streams
 from twoviews.errors import DataError, Interrupted, RefusedError, UsageError
+from twoviews.jobs.comparing.evaluate import evaluate
 from twoviews.jobs.decide import check_names, decide_batch
-from twoviews.jobs.evaluate import evaluate
 from twoviews.jobs.parts import part_labelled
-from twoviews.jobs.resume import resume
+from twoviews.jobs.pretraining.resume import resume
 from twoviews.narrate import Narrator
 from twoviews.run import Run, read_lines
 from twoviews.training import loop
@@ -207,7 +207,7 @@ def test_arrays_handed_over_are_trained_on(start: Start, tmp_path: Path, new_poo
 def test_a_recipe_too_large_for_the_data_is_cut_in_proportion(pool: Path, thin: None, tmp_path: Path) -> None:
     recipe = tmp_path / "mine.toml"
     recipe.write_text("[data]\nlabelled = 8\n[train]\nbatch_size = 400\nlabelled_batch = 100\n")
-    from twoviews.jobs import pretrain as job
+    from twoviews.jobs.pretraining import pretrain as job
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(job, "measure", lambda *_: (0.01, 0.0))
@@ -301,7 +301,9 @@ def test_a_run_of_before_goes_on_with_all_of_the_pool(start: Start, tmp_path: Pa
     said = Listener()
     sizes: list[int] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("twoviews.jobs.resume.finish", lambda _, job, *rest, **more: sizes.append(job.streams.pool_size))
+        patch.setattr(
+            "twoviews.jobs.pretraining.resume.finish", lambda _, job, *rest, **more: sizes.append(job.streams.pool_size)
+        )
         resume(run.path, narrator=said)
         run.update(labelled=facts)
         resume(run.path, narrator=said)
@@ -356,7 +358,7 @@ def test_what_is_known_before_is_refused_before_decoding(
     settings: tuple[str, ...], message: str, start: Start, tmp_path: Path, pool: Path, monkeypatch: Any
 ) -> None:
     np.savez(tmp_path / "blank.npz", images=np.load(pool)["images"])
-    monkeypatch.setattr("twoviews.jobs.pretrain.load_shared", lambda *_, **__: pytest.fail("decoded"))
+    monkeypatch.setattr("twoviews.jobs.pretraining.pretrain.load_shared", lambda *_, **__: pytest.fail("decoded"))
     with pytest.raises(UsageError, match=message):
         start(tmp_path / "run", *settings, data=tmp_path / "blank.npz")
 

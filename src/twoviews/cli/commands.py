@@ -40,7 +40,7 @@ def check(a: argparse.Namespace) -> None:
 
 
 def views(a: argparse.Namespace) -> None:
-    from twoviews.jobs.sheet import draw_sheet
+    from twoviews.jobs.pretraining.sheet import draw_sheet
 
     path = draw_sheet(
         a.data,
@@ -63,7 +63,7 @@ def pretrain(a: argparse.Namespace) -> None:
 
 
 def resume(a: argparse.Namespace) -> None:
-    from twoviews.jobs.resume import resume as resume_run
+    from twoviews.jobs.pretraining.resume import resume as resume_run
 
     run = resume_run(a.run, anyway=a.anyway, micro_batch=a.micro_batch, narrator=narrator_of(a))
     info = run.info()
@@ -85,7 +85,7 @@ def evaluate(a: argparse.Namespace) -> None:
 
 
 def distill(a: argparse.Namespace) -> None:
-    from twoviews.jobs.distill import distill as distill_into
+    from twoviews.jobs.pretraining.distill import distill as distill_into
 
     run = distill_into(
         a.teacher,
@@ -131,7 +131,7 @@ def report(a: argparse.Namespace) -> None:
 
 
 def compare(a: argparse.Namespace) -> None:
-    from twoviews.jobs.compare import compare_runs
+    from twoviews.jobs.comparing.compare import compare_runs
 
     found = compare_runs(a.runs, arm=a.arm, metric=a.metric, out=a.out, table=a.csv)
     if a.json:
@@ -143,7 +143,7 @@ def compare(a: argparse.Namespace) -> None:
 def run(a: argparse.Namespace) -> None:
     from twoviews import distributed
     from twoviews.config import make_recipe, parse_assignment
-    from twoviews.jobs.request import check_request, listed
+    from twoviews.jobs.comparing.request import check_request, listed
     from twoviews.jobs.run import check_run, labelled_with, run_all
     from twoviews.recipes import load_recipe
 
@@ -250,7 +250,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
 
 
 def _pretrain(a: argparse.Namespace, *, labelled: Any, minutes: float | None, narrator: Narrator) -> Any:
-    from twoviews.jobs.pretrain import pretrain as pretrain_data
+    from twoviews.jobs.pretraining.pretrain import pretrain as pretrain_data
 
     return pretrain_data(
         a.data,
@@ -286,7 +286,7 @@ def _evaluate(
     settings: Sequence[str] = (),
     narrator: Narrator,
 ) -> dict[str, Any]:
-    from twoviews.jobs.evaluate import evaluate as evaluate_run
+    from twoviews.jobs.comparing.evaluate import evaluate as evaluate_run
 
     return evaluate_run(
         run,

@@ -111,7 +111,7 @@ def _protocol(info: Mapping[str, Any], results: Mapping[str, Any]) -> str:
     line = (
         f"Pretraining: {steps}, {info.get('epochs', 0):g} epochs, seed {info.get('seed')}, {info.get('precision')} on "
     )
-    line += f"{info.get('device')} ({info.get('cpu') or 'unknown processor'})."
+    line += f"{info.get('gpu') or info.get('device')} ({info.get('cpu') or 'unknown processor'})."
     paragraph = results.get("protocol", {}).get("paragraph")
     return line + (f"\n\n{paragraph}" if paragraph else "")
 

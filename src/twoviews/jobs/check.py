@@ -47,7 +47,7 @@ def check(
         _check_folder(folder)
     nearness = None
     if run is not None:
-        from twoviews.jobs.alike import find_alike
+        from twoviews.jobs.curating.alike import find_alike
 
         nearness = find_alike(run, data, against=against, labels=labels, download=download, narrator=narrator)
     report = scan(

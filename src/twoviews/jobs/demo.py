@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from twoviews.jobs.evaluate import evaluate
-from twoviews.jobs.pretrain import pretrain
+from twoviews.jobs.comparing.evaluate import evaluate
+from twoviews.jobs.pretraining.pretrain import pretrain
 from twoviews.jobs.run import run_all
 from twoviews.narrate import Narrator
 from twoviews.run import Run

@@ -22,9 +22,9 @@ from twoviews.export.card import export_card, write_card
 from twoviews.export.check import compare
 from twoviews.export.program import Head
 from twoviews.export.subject import Subject
-from twoviews.jobs.classifier import load_certainty, load_classifier
+from twoviews.jobs.classifying.classifier import load_certainty, load_classifier
 from twoviews.jobs.newfolder import check_new, filled
-from twoviews.jobs.opened import Opened, open_encoder
+from twoviews.jobs.vectors.opened import Opened, open_encoder
 from twoviews.narrate import Narrator
 from twoviews.run import Run, provenance, write_json
 

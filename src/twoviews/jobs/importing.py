@@ -9,7 +9,7 @@ from twoviews.encoders.checkpoints import is_checkpoint
 from twoviews.encoders.weights import transfer_checkpoint
 from twoviews.errors import UsageError
 from twoviews.jobs.newfolder import check_new, filled
-from twoviews.jobs.opened import STORED
+from twoviews.jobs.vectors.opened import STORED
 from twoviews.narrate import Narrator
 from twoviews.views.policies import NORMALIZATIONS, POLICIES, Views
 

@@ -8,8 +8,8 @@ from typing import Any
 from twoviews.config import Recipe
 from twoviews.data.source import Spec
 from twoviews.errors import UsageError
-from twoviews.jobs.early import check_comparison
-from twoviews.jobs.reference import check_references
+from twoviews.jobs.comparing.early import check_comparison
+from twoviews.jobs.comparing.reference import check_references
 from twoviews.narrate import Narrator
 from twoviews.run import Run
 

@@ -23,10 +23,10 @@ from twoviews.data.source import Source, Spec, open_source
 from twoviews.errors import DataError, RefusedError, TwoviewsError, UsageError, unknown_name
 from twoviews.evaluation.features import Embeddings
 from twoviews.jobs.decide import spec_text
-from twoviews.jobs.embedding import embed_into
-from twoviews.jobs.online import vectors_of
-from twoviews.jobs.opened import Opened, Preprocessing, open_encoder
 from twoviews.jobs.pictures import pictures_of
+from twoviews.jobs.vectors.embedding import embed_into
+from twoviews.jobs.vectors.online import vectors_of
+from twoviews.jobs.vectors.opened import Opened, Preprocessing, open_encoder
 from twoviews.narrate import Narrator, quiet
 from twoviews.report.searched import write_search_page
 from twoviews.run import Run, read_json

@@ -14,8 +14,8 @@ from twoviews.data.source import Spec, open_source
 from twoviews.data.sources.manifest import clean_name, read_rows
 from twoviews.errors import DataError, RefusedError, UsageError
 from twoviews.evaluation.features import Embeddings
-from twoviews.jobs.embed import embed
 from twoviews.jobs.pictures import pictures_of
+from twoviews.jobs.vectors.embed import embed
 from twoviews.narrate import Narrator
 from twoviews.report.suggested import write_suggested_page
 from twoviews.run import Run, write_rows, write_text

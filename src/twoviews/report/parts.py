@@ -39,6 +39,7 @@ class Info(Part):
     timm: Any = None
     platform: Any = None
     cpu: Any = None
+    gpu: Any = None
     threads: Any = None
     device: Any = None
     precision: Any = None

@@ -62,7 +62,7 @@ def provenance(info: Info) -> list[tuple[str, str]]:
     ]
     images += "".join(f", {text}" for text in left_out)
     intensity = data.get("intensity")
-    machine = ", ".join(said(v) for v in (info.cpu, info.device, info.platform) if v)
+    machine = ", ".join(said(v) for v in (info.cpu, info.gpu or info.device, info.platform) if v)
     pairs = (
         ("Made", said(info.created)),
         ("Data", said(data.get("spec"))),

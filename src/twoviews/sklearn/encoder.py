@@ -17,9 +17,9 @@ from twoviews.config import make_recipe, parse_assignment
 from twoviews.data.source import Source
 from twoviews.data.sources.rows import open_rows
 from twoviews.errors import DataError, Interrupted, RefusedError, Terminated, UsageError
-from twoviews.jobs.online import vectors_of
-from twoviews.jobs.opened import Opened, Preprocessing, open_encoder
-from twoviews.jobs.pretrain import pretrain
+from twoviews.jobs.pretraining.pretrain import pretrain
+from twoviews.jobs.vectors.online import vectors_of
+from twoviews.jobs.vectors.opened import Opened, Preprocessing, open_encoder
 from twoviews.methods import METHODS
 from twoviews.narrate import Narrator
 from twoviews.recipes import load_recipe

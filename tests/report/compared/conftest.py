@@ -15,8 +15,8 @@ from twoviews.evaluation.compare import Budget, Comparison, Split, is_trained, o
 from twoviews.evaluation.floors import floors
 from twoviews.evaluation.metrics import classification_metrics, confusion, per_class
 from twoviews.evaluation.verdict import verdict
-from twoviews.jobs.length import Length
-from twoviews.jobs.protocol import options_of
+from twoviews.jobs.comparing.length import Length
+from twoviews.jobs.comparing.protocol import options_of
 
 # (skill with one label a class, what each tenfold of labels adds), in units of the logit of the true class.
 SKILLS = {

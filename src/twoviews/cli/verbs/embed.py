@@ -39,7 +39,7 @@ def act(a: argparse.Namespace) -> None:
     """Run it."""
     from twoviews.cli.output import narrator_of
     from twoviews.cli.shown import show
-    from twoviews.jobs.embedding import embed_into
+    from twoviews.jobs.vectors.embedding import embed_into
 
     found = embed_into(
         a.run,

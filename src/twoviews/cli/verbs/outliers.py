@@ -33,7 +33,7 @@ def declare(command: Declare) -> None:
 def act(a: argparse.Namespace) -> None:
     """Run it."""
     from twoviews.cli.output import narrator_of, print_json, print_more, print_table, print_written
-    from twoviews.jobs.curate import outliers
+    from twoviews.jobs.curating.curate import outliers
 
     found = outliers(
         a.run,

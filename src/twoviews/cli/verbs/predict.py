@@ -40,7 +40,7 @@ def answer_options(sub: argparse.ArgumentParser) -> None:
 def check_answers(a: argparse.Namespace) -> float:
     """The certainty asked for. Raises UsageError for options that say nothing without another."""
     from twoviews.errors import UsageError
-    from twoviews.jobs.predict import CERTAINTY
+    from twoviews.jobs.classifying.predict import CERTAINTY
 
     if a.copy and a.sort_into is None:
         raise UsageError("--copy says how to fill a folder: give --sort-into DIR too")
@@ -52,7 +52,7 @@ def act(a: argparse.Namespace) -> None:
     from dataclasses import asdict
 
     from twoviews.cli.output import narrator_of, print_json
-    from twoviews.jobs.predict import COLUMNS, predict
+    from twoviews.jobs.classifying.predict import COLUMNS, predict
 
     predictions = predict(
         a.run,
@@ -78,7 +78,7 @@ def print_rows(rows: list[dict[str, object]], columns: list[str], *, separator: 
     import csv
     import sys
 
-    from twoviews.jobs.tables import cell
+    from twoviews.jobs.classifying.tables import cell
 
     writer = csv.writer(sys.stdout)
     writer.writerow(columns)

@@ -33,8 +33,8 @@ def declare(command: Declare) -> None:
 def act(a: argparse.Namespace) -> None:
     """Run it."""
     from twoviews.cli.output import narrator_of, print_json, print_more, print_table, print_written
-    from twoviews.jobs.curate import suspects
-    from twoviews.jobs.curated import suspect_cells, suspect_rows
+    from twoviews.jobs.curating.curate import suspects
+    from twoviews.jobs.curating.curated import suspect_cells, suspect_rows
     from twoviews.search.suspects import SUSPECT
 
     found = suspects(

@@ -40,8 +40,8 @@ def act(a: argparse.Namespace) -> None:
     from dataclasses import asdict
 
     from twoviews.cli.output import narrator_of, print_json
-    from twoviews.jobs.predict import Prediction
-    from twoviews.jobs.tag import tag
+    from twoviews.jobs.classifying.predict import Prediction
+    from twoviews.jobs.classifying.tag import tag
 
     narrator = narrator_of(a)
     found = tag(

@@ -1,0 +1,1 @@
+"""A classifier on an encoder, and what it says of other images."""

@@ -1,0 +1,1 @@
+"""Near duplicates, outliers and suspect labels of a collection."""

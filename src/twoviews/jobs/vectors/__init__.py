@@ -1,0 +1,1 @@
+"""From an encoder and images to embeddings."""
