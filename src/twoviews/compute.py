@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -99,7 +100,9 @@ def choose_compute_as(*, precision: str, threads: int | None, device: str = "aut
 def exact_float32(device_type: str) -> Iterator[None]:
     """No autocast, no products in TF32 or bf16: what was chosen for the network is not meant for pixels and losses.
 
-    In a function that torch compiles only autocast is off, as the compiler cannot look at the other switch.
+    For what runs inside; gradients that autograd makes later have the caller's precision. torch's switches are those of
+    the process: threads that want other precisions must not be inside at once. In a function that torch compiles only
+    autocast is off, as the compiler cannot look at the other switch.
     """
     with (
         torch.autocast(device_type, enabled=False),
@@ -110,27 +113,33 @@ def exact_float32(device_type: str) -> Iterator[None]:
 
 @contextmanager
 def _exact_products() -> Iterator[None]:
-    try:
-        chosen = torch.get_float32_matmul_precision()
-    except RuntimeError:  # chosen by torch's newer switches, which the older one refuses to read
-        switches = torch.backends.cuda.matmul, torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
-        precisions = [switch.fp32_precision for switch in switches]
-        try:
-            for switch in switches:
-                switch.fp32_precision = "ieee"
-            yield
-        finally:
-            for switch, precision in zip(switches, precisions, strict=True):
-                switch.fp32_precision = precision
-        return
-    if chosen == "highest":
+    backends: Any = torch.backends
+    switches = ((backends.cuda.matmul, backends), (backends.mkldnn.matmul, backends.mkldnn))
+    chosen = [switch.fp32_precision for switch, _ in switches]
+    if not {"tf32", "bf16"}.intersection(chosen):
         yield
         return
-    torch.set_float32_matmul_precision("highest")
     try:
+        older = torch.get_float32_matmul_precision()
+    except RuntimeError:  # chosen by the switches themselves, which the older one refuses to read
+        older = None
+        # What a switch has from the one above it must not stay its own.
+        chosen = [
+            "none" if above.fp32_precision == switch.fp32_precision else switch.fp32_precision
+            for switch, above in switches
+        ]
+    try:
+        if older is not None:
+            torch.set_float32_matmul_precision("highest")
+        else:
+            for switch, _ in switches:
+                switch.fp32_precision = "ieee"
         yield
     finally:
-        torch.set_float32_matmul_precision(chosen)
+        if older is not None:
+            torch.set_float32_matmul_precision(older)
+        for (switch, _), precision in zip(switches, chosen, strict=True):
+            switch.fp32_precision = precision
 
 
 def available_cores() -> int:

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 import twoviews
 from twoviews.errors import UsageError
 from twoviews.jobs.classifying.classifier import load_classifier
-from twoviews.jobs.classifying.head import first_layer, with_head
 from twoviews.jobs.classifying.predict import predict
+from twoviews.jobs.head import first_layer, with_head
 from twoviews.methods import METHODS, Method, Step, build_method
 from twoviews.methods.views import listed, named, through
 from twoviews.narrate import Narrator

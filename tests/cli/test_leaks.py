@@ -320,6 +320,16 @@ def test_labelled_images_are_not_called_unlabelled(taught: Callable[..., Run], t
     )
 
 
+def test_what_was_held_out_of_the_labelled_images_was_not_learnt(taught: Callable[..., Run], tmp_path: Path) -> None:
+    run = taught(*SUP_CON, "--set", "evaluate.validation=0.25")
+    with run.labelled.open(newline="") as file:
+        held = [int(Path(row["id"]).stem) for row in csv.DictReader(file) if row["part"] == "validation"]
+    assert len(held) == 3
+    train, test = draw(tmp_path / "train", range(30, 50)), draw(tmp_path / "test", [*range(60, 70), *held])
+    data = apart(run, train, test)
+    assert (data.overlap, data.excluded) == ("no test item was among the unlabelled images", [])
+
+
 def test_a_pool_whose_labels_were_used_is_no_unlabelled_one(taught: Callable[..., Run], tmp_path: Path) -> None:
     run = taught(*SUP_CON, pool=True)
     train, test = draw(tmp_path / "train", range(30, 50)), draw(tmp_path / "test", [*range(60, 70), 104])

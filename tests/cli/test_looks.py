@@ -62,12 +62,16 @@ def test_what_the_results_are_of(run: Run) -> None:
     opened(run, "one")
     finish_opening(run, comparison="one")
     assert last_finished(run) is None, "there is nothing to replace"
-    run.results.write_text("{}")
+    run.results.write_text('{"comparison": "one"}')
     again = opened(run, "one", test="u")
-    assert last_finished(run) == json.loads(lines(run)[0])
-    finish_opening(run, comparison="one")
-    opened(run, "two")
     assert last_finished(run) == again
+    # A comparison with a teacher opens test too, and writes other results.
+    opened(run, "two")
+    finish_opening(run, comparison="two")
+    assert last_finished(run) == again
+    for text in ("{}", "{", "7"):
+        run.results.write_text(text)
+        assert last_finished(run) is None
 
 
 def test_test_sets_are_counted_apart(run: Run) -> None:

@@ -121,3 +121,34 @@ def test_all_processes_know_the_same_of_a_run(
     assert read_json(other / "run.json")["labels_trained_on"] == 24
     finish(launch("-c", WORKER, other, test, tmp_path / "told", lacking))
     assert [json.loads((tmp_path / f"told.{rank}").read_text()) for rank in range(2)] == [answer] * 2
+
+
+HOMELESS = """
+import json, shutil, sys
+from pathlib import Path
+from twoviews import distributed
+from twoviews.data.assemble import Storage
+from twoviews.errors import TwoviewsError
+from twoviews.jobs.comparing.reference import load_reference
+
+run, out = map(Path, sys.argv[1:])
+distributed.join()
+home = Path(f"{out}.run.{distributed.rank()}")
+home.mkdir()
+shutil.copytree(run / "encoder", home / "encoder")
+if distributed.rank() == 0:
+    shutil.copy(run / "run.json", home)
+try:
+    load_reference(str(home / "encoder"), storage=Storage(40, 3, "uint8"), sizes=None)
+except TwoviewsError as error:
+    Path(f"{out}.{distributed.rank()}").write_text(str(error))
+"""
+
+
+def test_an_encoder_that_lies_in_a_run_on_one_machine_alone(
+    other: Path, tmp_path: Path, launch: Callable[..., Any], finish: Callable[..., list[str]]
+) -> None:
+    """Its images would be read by one process, which then waits for the other."""
+    finish(launch("-c", HOMELESS, other, tmp_path / "told"))
+    for rank in range(2):
+        assert "reference" in (tmp_path / f"told.{rank}").read_text()

@@ -389,7 +389,7 @@ def test_a_run_is_a_reference(tmp_path: Path) -> None:
 
 
 def test_an_encoder_folder_in_a_run_is_that_run_s(tmp_path: Path) -> None:
-    run = write_run(tmp_path / "other", data={"channels": 3})
+    run = write_run(tmp_path / "other", data={"channels": 3, "fingerprint": "f"})
     found = reference(run / "encoder")
     assert found.run is not None
     assert found.run.path == run
@@ -401,6 +401,10 @@ def test_an_encoder_folder_in_a_run_is_that_run_s(tmp_path: Path) -> None:
         assert again.path == run
     shutil.copytree(run / "encoder", tmp_path / "elsewhere" / "encoder")
     assert reference(tmp_path / "elsewhere" / "encoder").run is None
+    # Others write a file of that name too.
+    for text in ("{not json", "7", '{"data": "s3://bucket"}', '{"data": {"channels": 3}}'):
+        (tmp_path / "elsewhere" / "run.json").write_text(text)
+        assert reference(tmp_path / "elsewhere" / "encoder").run is None
 
 
 def test_a_run_sees_images_as_it_stores_them(tmp_path: Path, photos: Path) -> None:

@@ -1,5 +1,7 @@
 """What holds for every loss: precision, memory, no waiting for the device, and how bad input ends."""
 
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any
@@ -261,16 +263,63 @@ def test_products_are_exact_whatever_the_network_has(loss: Loss, temperature: fl
         assert forward.found == backward.found == {"highest"}
 
 
-@each(EVERY, 0.5)
-def test_torch_s_newer_switches_are_met_too(loss: Loss, temperature: float) -> None:
-    switch = torch.backends.cuda.matmul
-    chosen = switch.fp32_precision
-    switch.fp32_precision = "tf32"
+SWITCHES = """
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from twoviews.losses import nt_xent
+
+class Products(TorchDispatchMode):
+    found = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if "mm" in str(func):
+            self.found |= {torch.backends.cuda.matmul.fp32_precision, torch.backends.mkldnn.matmul.fp32_precision}
+        return func(*args, **(kwargs or {}))
+
+def state():
     try:
-        loss(*views(8, 4), temperature).backward()
-        assert switch.fp32_precision == "tf32"
-    finally:
-        switch.fp32_precision = chosen
+        older = torch.get_float32_matmul_precision()
+    except RuntimeError:
+        older = "refused"
+    return older, torch.backends.cuda.matmul.fp32_precision, torch.backends.mkldnn.matmul.fp32_precision
+
+def loss():
+    with Products():
+        nt_xent(torch.randn(8, 4, requires_grad=True), torch.randn(8, 4), temperature=0.5).backward()
+
+exec(CHOSEN)
+if WITH_LOSS:
+    loss()
+    assert Products.found and not Products.found & {"tf32", "bf16"}, Products.found
+before = state()
+exec(BACK)
+print(before, state())
+"""
+
+
+@pytest.mark.parametrize(
+    ("chosen", "back"),
+    [
+        ("torch.backends.cuda.matmul.allow_tf32 = True", "torch.backends.cuda.matmul.allow_tf32 = False"),
+        ("torch.backends.fp32_precision = 'tf32'", "torch.backends.fp32_precision = 'ieee'"),
+        ("torch.backends.cuda.matmul.fp32_precision = 'tf32'", "torch.backends.cuda.matmul.fp32_precision = 'ieee'"),
+        ("torch.set_float32_matmul_precision('medium')", "torch.set_float32_matmul_precision('highest')"),
+        ("torch.backends.mkldnn.fp32_precision = 'bf16'", "torch.backends.mkldnn.fp32_precision = 'ieee'"),
+    ],
+    ids=range(5),
+)
+def test_torch_s_switches_are_off_meanwhile_and_left_as_they_were(chosen: str, back: str) -> None:
+    """In processes of their own: some cannot be set back."""
+    found = [
+        subprocess.run(
+            [sys.executable, "-W", "ignore", "-c", f"CHOSEN, BACK, WITH_LOSS = {(chosen, back, twice)!r}\n{SWITCHES}"],
+            capture_output=True,
+            text=True,
+        )
+        for twice in (True, False)
+    ]
+    assert found[0].returncode == found[1].returncode == 0, found[0].stderr + found[1].stderr
+    assert found[0].stdout == found[1].stdout
 
 
 @each(TILED, 0.01, 0.5)

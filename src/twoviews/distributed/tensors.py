@@ -36,7 +36,7 @@ def gather_with_gradient(tensor: Tensor) -> Tensor:
     if size() == 1:
         return tensor
     if _host_talks():  # a message between hosts: at each call, for no process can know that another's B has changed
-        rows = gather_in(torch.tensor([len(tensor)]), patient()).tolist()
+        rows = gather_in(torch.tensor([len(tensor)]), None).tolist()
         if len(set(rows)) > 1:
             raise ValueError(
                 f"processes gather batches of one size, got {' and '.join(map(str, rows))} in order of rank: "
@@ -94,7 +94,7 @@ def sum_gradients_(parameters: Iterable[nn.Parameter]) -> None:
 
 def _host_talks() -> bool:
     """Whether tensors on the CPU can be sent: a caller's group for GPUs may have NCCL alone."""
-    return patient() is not None or "cpu:" in dist.get_backend_config()
+    return "cpu:" in dist.get_backend_config()
 
 
 def max_(tensor: Tensor) -> Tensor:

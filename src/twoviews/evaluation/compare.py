@@ -208,9 +208,10 @@ class Comparison:
             labels = "all labels" if budget == "all" else f"{budget} labels a class"
             # By identity: the only rate of `lrs` may equal the fixed one.
             rates = "a lower evaluate.fixed_lr" if setting is arm.fixed else "lower rates, --set evaluate.lrs=..."
+            cure = f"give {rates}, or " if is_trained(arm.name) else ""
             raise DataError(
                 f"{arm.name} gave scores that are not finite with {labels} (seed {seed}, {setting}), so its "
-                f"training diverged: give {rates}, or leave it out of --arms"
+                f"training diverged: {cure}leave it out of --arms"
             )
         predicted = scores.argmax(1)
         if keep_model and fitted.model is not None:

@@ -16,7 +16,7 @@ from twoviews.data.source import Spec, open_source, path_text
 from twoviews.encoders import stem_choice
 from twoviews.errors import DataError, UsageError, unknown_name
 from twoviews.evaluation.compare import check_arms
-from twoviews.jobs.classifying.head import first_layer
+from twoviews.jobs.head import first_layer
 from twoviews.jobs.parts import Parts
 from twoviews.methods import METHODS, Method, Pool, build_method
 from twoviews.narrate import Narrator

@@ -150,7 +150,7 @@ def _protocol(skills: Mapping[str, Any], budgets: Sequence[Budget], *, world: in
         "pretraining": "run once, without labels; only the label subsets and the classifiers are reseeded",
         "selection": "one setting an arm, by accuracy on validation; below 5 labels a class fixed beforehand",
         "settings": chosen,
-        "options": {arm: options_of(arm, Evaluate(), Length(60, 64), validated=True) for arm in skills},
+        "options": {arm: options_of(arm, Evaluate(), Length(60, 64), chosen=chosen) for arm in skills},
         "test_reads": "each arm's once, after its setting was chosen",
         "data_fingerprints": {name: f"{world}{name[0]}" * 16 for name in ("train", "val", "test")},
         "labels_fingerprints": {name: f"{world}{name[0]}" * 16 for name in ("train", "val", "test")},

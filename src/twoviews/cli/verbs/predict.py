@@ -78,7 +78,7 @@ def print_rows(rows: list[dict[str, object]], columns: list[str], *, separator: 
     import csv
     import sys
 
-    from twoviews.jobs.classifying.tables import cell
+    from twoviews.jobs.tables import cell
 
     writer = csv.writer(sys.stdout)
     writer.writerow(columns)

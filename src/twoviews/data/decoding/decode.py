@@ -154,7 +154,7 @@ class OpenImage:
         if isinstance(raw, np.ndarray):
             return from_array(raw, background=background)
         if isinstance(raw, Image.Image):
-            with alone(raw):
+            with one_at_a_time(raw.width * raw.height), alone(raw):
                 opened = _from_pillow(raw, None, background=background)
                 if raw.format == "PNG" and orientation_of(raw, getattr(raw, "fp", None)) != orientation_of(raw, None):
                     raw.load()  # what stands behind the pixels Pillow knows only then

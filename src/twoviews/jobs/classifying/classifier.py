@@ -19,7 +19,7 @@ from twoviews.errors import UsageError
 from twoviews.evaluation.certainty import Certainty, curve_from
 from twoviews.evaluation.finetune import Classifier
 from twoviews.evaluation.probe import LinearProbe
-from twoviews.jobs.classifying.head import empty_head
+from twoviews.jobs.head import empty_head
 from twoviews.run import Run, read_json, write_rows
 from twoviews.training.checkpoint import sha256_file
 

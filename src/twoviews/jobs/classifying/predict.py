@@ -16,7 +16,7 @@ from twoviews.evaluation.certainty import Certainty, items_needed, top_two
 from twoviews.evaluation.finetune import class_logits
 from twoviews.jobs.classifying.classifier import load_certainty, load_classifier, why_uncalibrated
 from twoviews.jobs.classifying.sorting import check_folder, image_files, sort_into
-from twoviews.jobs.classifying.tables import Kind, check_table, write_table
+from twoviews.jobs.tables import Kind, check_table, write_table
 from twoviews.jobs.vectors.embed import Preprocessing
 from twoviews.jobs.vectors.online import batches
 from twoviews.narrate import Narrator

@@ -17,7 +17,7 @@ from twoviews.evaluation.multitagging import fit_multi_tagger
 from twoviews.evaluation.tagging import fit_tagger, unit_numbers
 from twoviews.jobs.classifying.predict import CERTAINTY, COLUMNS, Prediction, answers
 from twoviews.jobs.classifying.sorting import check_folder, image_files, sort_into
-from twoviews.jobs.classifying.tables import Kind, check_table, write_table
+from twoviews.jobs.tables import Kind, check_table, write_table
 from twoviews.jobs.vectors.embed import embed_with
 from twoviews.jobs.vectors.opened import open_encoder
 from twoviews.narrate import Narrator

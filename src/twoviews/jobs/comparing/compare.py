@@ -13,7 +13,7 @@ from typing import Any
 from twoviews.errors import DataError, UsageError, unknown_name
 from twoviews.evaluation.compare import Budget, order_of
 from twoviews.evaluation.metrics import METRICS
-from twoviews.evaluation.verdict import leaves_no_luck
+from twoviews.evaluation.verdict import LEVEL, leaves_no_luck
 from twoviews.evaluation.wording import METRIC_WORDS, arm_words, budget_words
 from twoviews.jobs.comparing.paired import Evaluated, known_same, paired, place_of, why_not_same
 from twoviews.report import write_runs_page
@@ -43,8 +43,8 @@ def compare_runs(
     runs        name, path, method, encoder, image_size, images, epochs, seed, test, primary_arm, sentence of its own
     rows        run, arm, labels_per_class, mean and deviation (over seeds), n, n_train
     pairs       run, against, arm, labels_per_class, mean_difference, low and high (95 %), n, n_test, p, p_adjusted
-                (Holm over all pairs here; p counts once for each arm that the first run chose among) and conclusion:
-                "better", "worse" or "cannot tell"
+                (Holm over all pairs here) and conclusion: "better", "worse" or "cannot tell"; where the first run chose
+                the arm among k, p counts k times, and low and high are of 1 - 0.05 / k
     not_paired  sentences: which run cannot be held against the first, as its data or settings differ, and why
     notes       sentences: how to read it
 
@@ -229,7 +229,8 @@ def _notes(
     if pairs and choices > 1:
         notes.append(
             f"The arm was the best of {choices} in {runs[0].name}, by its luck too: p-values count {choices} times, "
-            f"and differences lean towards {runs[0].name}. An arm that is named (--arm) pays nothing."
+            f"intervals are of {1 - LEVEL / choices:.1%}, and differences lean towards {runs[0].name}. An arm that is "
+            "named (--arm) pays nothing."
         )
     for family in _families(runs):
         names = [run.name for run in family]
@@ -257,14 +258,15 @@ def _notes(
 
 
 def _tested(first: Evaluated, run: Evaluated) -> str | None:
-    """Where two runs had other pixels to test on: whether they tell of the same images."""
-    if run.fingerprint("test") == first.fingerprint("test"):
-        return None
+    """Where two runs had other pixels or labels to test on: whether they tell of the same images."""
     why = why_not_same(first, run, "test")
     if known_same(first, run, "test"):
+        if run.fingerprint("test") == first.fingerprint("test"):
+            return None
+        train = ", and labelled training images too" if known_same(first, run, "train") else ""
         return (
             f"The images of {run.name} and {first.name} differ in pixels ({why}): test items are taken for the same by "
-            "their ids and labels, and labelled training images too."
+            f"their ids and labels{train}."
         )
     return (
         f"The test images of {run.name} and {first.name} are not known to be the same ({why}): their scores stand side "

@@ -32,7 +32,6 @@ from twoviews.evaluation.compare import (
 )
 from twoviews.evaluation.floors import floors
 from twoviews.evaluation.verdict import verdict
-from twoviews.jobs.classifying.head import with_head
 from twoviews.jobs.comparing.arms import Arms, Ground
 from twoviews.jobs.comparing.doubts import doubts_of
 from twoviews.jobs.comparing.early import check_comparison
@@ -55,6 +54,7 @@ from twoviews.jobs.comparing.request import (
 from twoviews.jobs.comparing.shipped import ship_classifier, write_pictures
 from twoviews.jobs.comparing.trained import Trained
 from twoviews.jobs.decide import storage_of
+from twoviews.jobs.head import with_head
 from twoviews.jobs.reading import load_shared
 from twoviews.narrate import Narrator
 from twoviews.report import write_report
@@ -236,6 +236,7 @@ def evaluate(
     judged["sentence"] = " ".join([judged["sentence"], *doubts])  # whoever reads only that must not miss them
     judged["notes"] += doubts + ([TRANSDUCTIVE] if data.transductive else [])
     results: dict[str, Any] = {
+        "comparison": identity,
         "rows": comparison.rows,
         "floors": floors(data.split),
         "protocol": words,

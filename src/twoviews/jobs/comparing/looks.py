@@ -8,12 +8,13 @@ import json
 import os
 import shlex
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from twoviews.errors import ResourceError
-from twoviews.run import Run, provenance
+from twoviews.errors import ResourceError, TwoviewsError
+from twoviews.run import Run, provenance, read_json
 
 
 def record_opening(
@@ -50,16 +51,13 @@ def finish_opening(run: Run, *, comparison: str) -> None:
 
 
 def last_finished(run: Run) -> dict[str, Any] | None:
-    """The opening whose results the run holds; None for a run without results, or without a record of them."""
-    opened: dict[tuple[str, str], dict[str, Any]] = {}
-    last = None
-    for line in _lines(_file(run)) if run.results.is_file() else ():
-        key = line["comparison"], line["test"]
-        if "command" in line:
-            opened[key] = line
-        else:
-            last = opened.get(key, last)
-    return last
+    """The opening whose results the run holds; None for a run without results, or where these do not say whose."""
+    comparison = None
+    if run.results.is_file():
+        with suppress(TwoviewsError, AttributeError):  # a damaged file is replaced all the same
+            comparison = read_json(run.results).get("comparison")
+    openings = [line for line in _lines(_file(run)) if "command" in line and line["comparison"] == comparison]
+    return openings[-1] if openings else None
 
 
 def looks(run: Run, test_fingerprint: str) -> dict[str, Any]:

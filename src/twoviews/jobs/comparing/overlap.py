@@ -231,7 +231,11 @@ def _by_keys(run: Run, info: dict[str, Any], test: Seen) -> tuple[Mask | None, M
     """
     pool, together = ([*read_csv(file)] if file.is_file() else [] for file in (run.manifest, run.labelled))
     # Where labelled data stands beside the pool, labels of the pool are not shown.
-    rows = together or [row for row in pool if row.get("label") and info.get("labels_trained_on")]
+    rows = (
+        [row for row in together if row["part"] == TRAIN]
+        if together
+        else [row for row in pool if row.get("label") and info.get("labels_trained_on")]
+    )
     known, own = ({row["content"] for row in some if row.get("content")} for some in (pool, rows))
     keys = [key.hex() for key in test.keys]
     labelled = np.array([key in own for key in keys], dtype=bool)
@@ -304,7 +308,7 @@ def _labelled_groups(run: Run, info: dict[str, Any], *, download: bool) -> set[s
     facts = info.get("labelled") or {}
     if facts.get("spec") is None or not run.labelled.is_file():
         return set()
-    ids = {row["id"] for row in read_csv(run.labelled)}
+    ids = {row["id"] for row in read_csv(run.labelled) if row["part"] == TRAIN}
     return _groups_of(facts["spec"], ids, facts.get("labels"), download=download)
 
 

@@ -13,7 +13,7 @@ from twoviews.errors import DataError, TwoviewsError
 from twoviews.evaluation.compare import FIXED_BELOW, Budget
 from twoviews.evaluation.metrics import item_values, item_weight
 from twoviews.evaluation.statistics import by_unit, conclusion, crossed_interval, holm, units_an_item
-from twoviews.evaluation.verdict import leaves_no_luck
+from twoviews.evaluation.verdict import LEVEL, leaves_no_luck
 from twoviews.evaluation.wording import budget_words
 from twoviews.jobs.comparing.labelled import GIVEN
 from twoviews.jobs.comparing.overlap import units_of
@@ -78,8 +78,9 @@ class Evaluated:
 def paired(runs: Sequence[Evaluated], arm: str, metric: str, *, choices: int) -> tuple[list[dict[str, Any]], list[str]]:
     """Each run less the first, at the budgets that both have; and who cannot be paired, with the reason.
 
-    `choices`: arms that this one was chosen among by the first run's scores; its p-values count as often, since the
-    arm whose seeds were lucky in that run tends to be chosen (as in the verdict).
+    `choices`: arms that this one was chosen among by the first run's scores; its p-values count as often, and its
+    intervals are of 1 - 0.05 / choices, since the arm whose seeds were lucky in that run tends to be chosen (as in the
+    verdict).
     """
     first, *others = runs
     pairs: list[dict[str, Any]] = []
@@ -101,7 +102,9 @@ def paired(runs: Sequence[Evaluated], arm: str, metric: str, *, choices: int) ->
         for budget in shared:
             seeds = sorted(set(ours.seeds(budget)) & set(theirs.seeds(budget)))
             differences = np.stack([ours.values(budget, s) - theirs.values(budget, s) for s in seeds])
-            interval = crossed_interval(by_unit(differences, units), weight=ours.weight * units_an_item(units))
+            interval = crossed_interval(
+                by_unit(differences, units), weight=ours.weight * units_an_item(units), confidence=1 - LEVEL / choices
+            )
             assert interval.p is not None, "of a mean over items there is one"
             told.append(leaves_no_luck(interval.n, budget, arm))
             finite = bool(np.isfinite(interval.low))

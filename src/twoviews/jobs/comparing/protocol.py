@@ -54,7 +54,7 @@ def protocol(
         "selection": _selection(o, comparison, trials, validated=n_val > 0),
         "tried": trials,
         "settings": comparison.chosen,
-        "options": {arm: options_of(arm, o, length, validated=arm in trials) for arm in comparison.chosen},
+        "options": {arm: options_of(arm, o, length, chosen=comparison.chosen) for arm in comparison.chosen},
         "statistics": "paired differences over seeds and test items: two-way random effects, each part with its own t "
         "quantile (Banerjee 1960), 95 %; Holm over the budgets of the primary comparison, whose p counts once for each "
         "arm that it was chosen among (docs/protocol.md)",
@@ -88,26 +88,34 @@ def protocol(
 
 FITTED = {"knn": {"knn_k", "knn_temperature"}, "linear-adam": {"linear_epochs", "linear_batch", "linear_lr", "eps"}}
 """Options of `evaluate` that decide an arm on cached features, beside the penalty that is chosen."""
-TRAINED = {"policy", "optimizer", "eps", "weight_decay", "schedule", "warmup", "batch_size", "encoder_lr_ratio"}
-"""Options of `evaluate` that decide an arm that trains an encoder, as they stand."""
+TRAINED = {"policy", "optimizer", "eps", "weight_decay", "schedule", "warmup", "batch_size"}
+"""Options of `evaluate` that decide each arm that trains an encoder."""
+TUNED = TRAINED | {"encoder_lr_ratio", "head"}
+"""And each that begins with a trained one."""
 
 
-def options_of(arm: str, o: Evaluate, length: Length, *, validated: bool) -> dict[str, Any]:
-    """What decides an arm beside encoder, data and the setting that was chosen: two runs alike in it can be compared.
+def options_of(arm: str, o: Evaluate, length: Length, *, chosen: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """What decides an arm beside encoder, data and its own choice: two runs alike in it and in that can be compared.
 
-    `validated`: whether its setting was chosen on validation.
+    `chosen`: the choice of each arm that was run, as `Comparison.chosen`.
     """
+    tried = bool(chosen[arm]["trials"])
+    found: dict[str, Any] = {"metric": o.metric} if tried else {}
     if not is_trained(arm):
-        return o.model_dump(include=FITTED.get(arm.removeprefix("pixels-"), set()))
-    found = o.model_dump(include=TRAINED - ({"encoder_lr_ratio"} if arm == "supervised" else set()))
-    found |= {"passes" if length.passes else "updates": length.count}
-    found["stop"] = o.stop if validated else "last"
-    # Where fine-tuning begins at the probe, the baseline begins at zero.
-    found["head"] = "zeros" if arm == "supervised" and o.head == "probe" else o.head
+        return found | o.model_dump(include=FITTED.get(arm.removeprefix("pixels-"), set()))
+    found |= o.model_dump(include=TRAINED if arm == "supervised" else TUNED)
+    found |= {"passes" if length.passes else "updates": length.count, "stop": o.stop if tried else "last"}
+    if found["stop"] == "validation":
+        found["curves"] = o.curves  # the points that it may stop at
+    if arm == "supervised":
+        found["head"] = "glorot" if o.head == "glorot" else "zeros"
+    elif o.head == "probe":
+        found["fixed_penalty"] = o.fixed_penalty  # of that probe
     if arm in ("finetune", "distill"):
         found["finetune_from"] = o.finetune_from
     if arm == "distill":
         found["distill_temperature"] = o.distill_temperature
+        found["teacher"] = (chosen.get("finetune") or {}).get("setting") or {"lr": o.fixed_lr, "stop": 1.0}
     return found
 
 

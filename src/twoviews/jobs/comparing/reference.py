@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from twoviews.jobs.reading import load_shared
 from twoviews.jobs.vectors.named import asked_size, find_weights
 from twoviews.jobs.vectors.opened import Preprocessing, known_encoder, load_at_size
 from twoviews.narrate import Narrator
-from twoviews.run import Run
+from twoviews.run import Run, read_json
 from twoviews.training.checkpoint import sha256_file
 from twoviews.views.policies import Views
 
@@ -195,7 +196,8 @@ def load_references(
         else:
             # A name without a slash is one of timm's, wherever it is read.
             reference = _from_folder(name if "/" in name else f"./{name}", found, image_size, storage=storage)
-        distributed.require_equal(reference.sha256, f"reference {name}")
+        # Where a run directory is there, it is read together.
+        distributed.require_equal([reference.sha256, reference.run is not None], f"reference {name}")
         narrator.say(
             f"reference {name}: {reference.architecture}, {reference.parameters / 1e6:.1f} M parameters, "
             f"{reference.origin}, licence {reference.licence}; {reference.input}"
@@ -266,7 +268,6 @@ def _from_folder(name: str, folder: Path, image_size: int | None, *, storage: St
     place, about, preprocessing = known_encoder(folder, image_size, name=name, what="reference")
     whole = (folder / "run.json").is_file()
     what = f"the run {folder}" if whole else f"the encoder folder {folder}"
-    home = Run(folder if whole else place.resolve().parent)
     return _reference(
         name,
         load_encoder(place),
@@ -276,9 +277,17 @@ def _from_folder(name: str, folder: Path, image_size: int | None, *, storage: St
         licence="not stated",
         size_reason="its own",
         file=place / "model.safetensors",
-        # Others write a run.json too.
-        run=home if whole or (home.info_file.is_file() and "data" in home.info()) else None,
+        run=Run(folder) if whole else _run_around(place.resolve()),
     )
+
+
+def _run_around(encoder: Path) -> Run | None:
+    """The run that an encoder folder is of, where it lies in one; others write a run.json too."""
+    run, facts = Run(encoder.parent), None
+    with suppress(UsageError):  # not there, or no JSON
+        facts = read_json(run.info_file)
+    data = facts.get("data") if isinstance(facts, dict) else None
+    return run if isinstance(data, dict) and "fingerprint" in data else None
 
 
 def _as_trained(test: Corpus, run: Run) -> Corpus:

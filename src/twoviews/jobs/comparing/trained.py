@@ -14,9 +14,9 @@ from twoviews.evaluation.compare import Arm, Budget, Fitted, fixed_budget, selec
 from twoviews.evaluation.features import frozen
 from twoviews.evaluation.finetune import Classifier, FitPlan, class_logits, fit_classifier
 from twoviews.evaluation.probe import fit_probe
-from twoviews.jobs.classifying.head import with_head
 from twoviews.jobs.comparing.arms import Arms, Ground
 from twoviews.jobs.comparing.length import Length, Planned, Work, plan_in_time
+from twoviews.jobs.head import with_head
 from twoviews.jobs.vectors.online import batches, vectors_of
 
 Setting = dict[str, float]

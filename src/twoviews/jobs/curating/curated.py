@@ -9,9 +9,9 @@ import numpy as np
 
 from twoviews.data.source import Item
 from twoviews.errors import RefusedError, UsageError
-from twoviews.jobs.classifying.tables import cell
 from twoviews.jobs.curating.curated_pages import duplicates_page, outliers_page, suspects_page, write_page
 from twoviews.jobs.newfolder import check_place
+from twoviews.jobs.tables import cell
 from twoviews.narrate import Narrator
 from twoviews.run import check_output, write_rows
 

@@ -23,7 +23,7 @@ from twoviews.training.checkpoint import load_checkpoint, restore
 
 PROMISE = (
     *("device", "processes", "threads", "precision", "torch", "twoviews"),
-    *("cpu", "gpu", "compile", "bn_group", "teacher"),
+    *("cpu", "gpu", "tf32", "compile", "bn_group", "teacher"),
 )
 """What must be the same for a resumed run to give the same bytes."""
 
@@ -96,7 +96,7 @@ def resume(
         job = job.with_plan(micro_batch=fitting_micro_batch(job, narrator=narrator))
     facts = {**provenance(), **facts_of(job, corpus, narrator)}
     # Runs of before there were several processes, or a teacher, and of before these were recorded:
-    unknown = {"processes": 1, "teacher": None, "gpu": facts["gpu"], "twoviews": facts["twoviews"]}
+    unknown = {"processes": 1, "teacher": None, **{name: facts[name] for name in ("gpu", "tf32", "twoviews")}}
     recorded = {**unknown, **info}
     differences = [f"{k} was {recorded[k]} and is {facts[k]}" for k in PROMISE if recorded[k] != facts[k]]
     differences = distributed.agreed(differences)  # facts are those of process 0, and others may have another GPU

@@ -14,7 +14,7 @@ from twoviews.data.corpus import Corpus
 from twoviews.encoders import save_encoder
 from twoviews.errors import NotFiniteError, TwoviewsError
 from twoviews.evaluation.health import collapse
-from twoviews.jobs.classifying.head import save_head
+from twoviews.jobs.head import save_head
 from twoviews.jobs.pretraining.preflight import peak_memory_gb, told_what_fits
 from twoviews.jobs.pretraining.prepare import Job
 from twoviews.jobs.pretraining.teacher import save_student
