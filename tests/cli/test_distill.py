@@ -22,10 +22,11 @@ from twoviews.data.corpus import load_corpus
 from twoviews.data.source import open_source
 from twoviews.errors import DataError
 from twoviews.jobs.classifying.classifier import load_classifier
+from twoviews.jobs.comparing.student import compare_with_teacher
 from twoviews.jobs.parts import Parts
 from twoviews.jobs.pretraining import distill as distilling
 from twoviews.jobs.pretraining import pretrain
-from twoviews.jobs.pretraining.distill import _stored_side, compare_with_teacher
+from twoviews.jobs.pretraining.distill import _stored_side
 from twoviews.jobs.pretraining.teacher import as_taught
 from twoviews.narrate import Narrator
 from twoviews.run import Run, read_lines, write_rows

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from twoviews.errors import DataError
-from twoviews.jobs.comparing import overlap
+from twoviews.jobs.comparing import trained_on
 from twoviews.jobs.comparing.labelled import Labelled, load_labelled
 from twoviews.narrate import Narrator
 from twoviews.run import Run
@@ -232,7 +232,7 @@ def test_the_pool_is_read_again_only_where_it_must(
     def unknown(why: str) -> str:
         return f"no test item was among the unlabelled images (near duplicates were not looked for: {why})"
 
-    monkeypatch.setattr(overlap, "POOL_LIMIT", 11)
+    monkeypatch.setattr(trained_on, "POOL_LIMIT", 11)
     assert load(own, train, test).overlap == unknown("the unlabelled images are more than 11")
     monkeypatch.undo()
     picture(500).save(pool / "a" / "new.png")

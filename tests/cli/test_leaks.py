@@ -13,7 +13,7 @@ from PIL import Image
 from twoviews.data.assemble import Storage
 from twoviews.data.corpus import Corpus, load_corpus
 from twoviews.encoders.public import Absent
-from twoviews.jobs.comparing import overlap
+from twoviews.jobs.comparing import trained_on
 from twoviews.jobs.comparing.copies import Seen
 from twoviews.jobs.comparing.labelled import Labelled, load_labelled
 from twoviews.jobs.comparing.overlap import apart_from_training
@@ -277,7 +277,7 @@ def test_near_duplicates_of_learnt_images_leave_test_whatever_train_is(
     def told() -> str:
         return apart_from_training(run, Seen(test_items), read=[Seen(pool)], narrator=Narrator()).words
 
-    monkeypatch.setattr(overlap, "POOL_LIMIT", 11)
+    monkeypatch.setattr(trained_on, "POOL_LIMIT", 11)
     assert told() == unknown("they are among more than 11 images")
     monkeypatch.undo()
     (tmp_path / "labelled" / "a" / "0.png").unlink()

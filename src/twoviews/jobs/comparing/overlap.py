@@ -3,29 +3,21 @@
 Test stays as it is where train can give way; what an encoder has learnt cannot.
 """
 
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from twoviews import distributed
-from twoviews.config import make_recipe
 from twoviews.data.corpus import Corpus, read_csv
-from twoviews.data.source import Spec, is_grouped, open_source
-from twoviews.errors import DataError, TwoviewsError
+from twoviews.errors import DataError
 from twoviews.jobs.comparing.copies import Mask, Seen, find_copies
-from twoviews.jobs.decide import storage_of
-from twoviews.jobs.parts import TRAIN, read_parts
-from twoviews.jobs.reading import load_shared
+from twoviews.jobs.comparing.trained_on import groups_of_labelled, groups_of_pool, labelled_of, pool_of
+from twoviews.jobs.parts import TRAIN
 from twoviews.narrate import Narrator
 from twoviews.run import Run
-
-POOL_LIMIT = 50_000
-"""Images of a source above which near duplicates of test are not looked for: decoding and prints would take minutes."""
 
 TOO_SMALL = "images below 32 pixels have too little to be told by"
 
@@ -111,7 +103,8 @@ def apart_from_training(
 
     Unlabelled ones: `mark` tells how many of test they are, `drop` takes these out of test. The same pixels are found
     by the keys of the run's manifest. Near duplicates need the pool itself: it is taken from `read` if it is among
-    them, else read again if it can be and has no more than `POOL_LIMIT` images; where it is not, the words say so.
+    them, else read again if it can be and has no more than `trained_on.POOL_LIMIT` images; where it is not, the words
+    say so.
 
     What the encoder was trained on with labels leaves test in any case, and so do near duplicates (of `learnt`, the
     labelled images, read again where they are not given, as the pool is; or of a pool whose labels were used) and items
@@ -137,7 +130,7 @@ def apart_from_training(
         )
     near, alike, why_not = np.zeros(count, dtype=bool), 0, TOO_SMALL
     if test.prints is not None:
-        pool, why_not = _pool(run, info, read, download=download, narrator=narrator)
+        pool, why_not = pool_of(run, info, read, download=download, narrator=narrator)
         if pool is not None:
             found = find_copies(test, of=pool)
             near, alike = (found.near | found.same) & ~(same | labelled), found.alike
@@ -148,7 +141,7 @@ def apart_from_training(
     learnt_near, learnt_alike, why_not_learnt = near.copy() if of_pool else np.zeros(count, dtype=bool), 0, ""
     if labels_used and not of_pool and test.prints is not None:
         if learnt is None:
-            learnt, why_not_learnt = _labelled(run, info, download=download, narrator=narrator)
+            learnt, why_not_learnt = labelled_of(run, info, download=download, narrator=narrator)
         if learnt is not None and learnt.prints is None:
             why_not_learnt = TOO_SMALL
     if labels_used and learnt is not None:
@@ -158,11 +151,11 @@ def apart_from_training(
     names = group_names(learnt.corpus) if labels_used and learnt is not None else set()
     pool_names: set[str] = set()
     if group_names(test.corpus):
-        pool_names = _pool_groups(run, download=download)
+        pool_names = groups_of_pool(run, download=download)
         if of_pool:
             names |= pool_names
         elif labels_used and learnt is None:
-            names |= _labelled_groups(run, info, download=download)
+            names |= groups_of_labelled(run, info, download=download)
     mates = np.array([group is not None and group in names for group in test.corpus.groups or [None] * count], bool)
 
     leaving = np.zeros(count, dtype=bool)
@@ -243,84 +236,6 @@ def _by_keys(run: Run, info: dict[str, Any], test: Seen) -> tuple[Mask | None, M
     if not known or tuple(stored[side] for side in ("height", "width", "channels")) != test.corpus.values.shape[1:]:
         return None, labelled
     return np.array([key in known for key in keys], dtype=bool) & ~labelled, labelled
-
-
-def _pool(
-    run: Run, info: dict[str, Any], read: Sequence[Seen], *, download: bool, narrator: Narrator
-) -> tuple[Seen | None, str]:
-    """The pool as it was trained on, or why it is not there."""
-    stored = info["data"]
-    for seen in read:
-        if seen.corpus.fingerprint == stored["fingerprint"]:
-            return seen, ""
-    if stored["count"] > POOL_LIMIT:
-        return None, f"the unlabelled images are more than {POOL_LIMIT:,}"
-    config = make_recipe(run.settings(), origin=str(run.config))
-    source, exclude = config.data.source, config.data.exclude
-    if source is None:
-        return None, "the unlabelled images were handed over in Python"
-    narrator.say("reading the unlabelled images again, to find near duplicates of test")
-    pool = _read_alike(
-        lambda: load_shared(source, storage_of(config), exclude=exclude, download=download, narrator=narrator)
-    )
-    if pool is None:
-        return None, "the unlabelled images cannot be read again"
-    if pool.fingerprint != stored["fingerprint"]:
-        return None, "the unlabelled images have changed since"
-    return Seen(pool), ""
-
-
-def _labelled(run: Run, info: dict[str, Any], *, download: bool, narrator: Narrator) -> tuple[Seen | None, str]:
-    """The labelled images as they were trained on beside the pool, or why they are not there."""
-    config = make_recipe(run.settings(), origin=str(run.config))
-    spec = (info.get("labelled") or {}).get("spec")
-    if spec is None:
-        return None, "they were handed over in Python"
-    # Of labelled images that were taken out of the pool, all of the pool is read.
-    if (info["data"]["count"] if spec == config.data.source else info["labels_trained_on"]) > POOL_LIMIT:
-        return None, f"they are among more than {POOL_LIMIT:,} images"
-    narrator.say("reading the labelled images again, to find near duplicates of test")
-    storage = storage_of(config)
-    train = _read_alike(lambda: read_parts(run, storage=storage, download=download, narrator=narrator)[TRAIN])
-    return (Seen(train), "") if train is not None else (None, "they cannot be read again as they were")
-
-
-def _read_alike(read: Callable[[], Corpus]) -> Corpus | None:
-    """What all processes read alike; None where one cannot, so that they go on alike."""
-    corpus = None
-    with suppress(TwoviewsError), distributed.one_before_others(), distributed.alone():
-        # Alone: one that fails would leave the others waiting for it in here.
-        corpus = read()
-    first, *others = distributed.exchange(None if corpus is None else corpus.fingerprint)
-    return corpus if all(other == first for other in others) else None
-
-
-def _pool_groups(run: Run, *, download: bool) -> set[str]:
-    """The groups of the unlabelled images, as far as their source can still be opened."""
-    config = make_recipe(run.settings(), origin=str(run.config))
-    if config.data.source is None or not run.manifest.is_file():
-        return set()
-    return _groups_of(config.data.source, {row["id"] for row in read_csv(run.manifest)}, None, download=download)
-
-
-def _labelled_groups(run: Run, info: dict[str, Any], *, download: bool) -> set[str]:
-    """The groups of the images that a run was trained on with labels, as far as their source can still be opened."""
-    facts = info.get("labelled") or {}
-    if facts.get("spec") is None or not run.labelled.is_file():
-        return set()
-    ids = {row["id"] for row in read_csv(run.labelled) if row["part"] == TRAIN}
-    return _groups_of(facts["spec"], ids, facts.get("labels"), download=download)
-
-
-def _groups_of(spec: Spec, ids: set[str], labels: str | Path | None, *, download: bool) -> set[str]:
-    """The groups of some items of a source; nothing is decoded."""
-    try:
-        source = open_source(spec, labels=labels, download=download)
-        if not is_grouped(source):
-            return set()
-        return {group for i, group in enumerate(source.groups) if group is not None and source[i].id in ids}
-    except TwoviewsError:
-        return set()
 
 
 def _base(spec: str) -> str:

@@ -9,9 +9,9 @@ from torch import nn
 from twoviews import distributed
 from twoviews.config import make_recipe
 from twoviews.errors import RefusedError, UsageError
+from twoviews.jobs.comparing.student import compare_as_asked
 from twoviews.jobs.decide import AUTO, decide_batch, storage_of
 from twoviews.jobs.parts import part_labelled
-from twoviews.jobs.pretraining.distill import compare_as_asked
 from twoviews.jobs.pretraining.preflight import fitting_micro_batch
 from twoviews.jobs.pretraining.prepare import assemble, evaluators_of
 from twoviews.jobs.pretraining.teacher import as_taught
