@@ -29,7 +29,7 @@ def launch(arguments: Sequence[str], *, count: int) -> int:
     if not 1 <= count <= there:
         raise UsageError(f"--devices {count}: this machine has {there} {what}")
     logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)  # the processes speak for themselves
-    with tempfile.TemporaryDirectory(prefix="twoviews-") as folder, _environment(Path(folder)):
+    with tempfile.TemporaryDirectory(prefix="twoviews-") as folder, _environment(Path(folder), count):
         config = LaunchConfig(
             min_nodes=1,
             max_nodes=1,
@@ -52,13 +52,16 @@ def launch(arguments: Sequence[str], *, count: int) -> int:
 
 
 @contextmanager
-def _environment(folder: Path) -> Iterator[None]:
+def _environment(folder: Path, count: int) -> Iterator[None]:
     """What the launcher and its processes read; put back afterwards."""
     before = dict(os.environ)
     os.environ[STORE] = str(folder / "processes")
     os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
     # After a signal a process ends its step and saves; the launcher's own 30 s are too short for a large batch.
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "600")
+    # NumPy and SciPy begin as many threads as there are cores, in every process, and threads that wait for one another
+    # on shared cores are many times slower. torch's own are set by `choose_compute`.
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, available_cores() // count)))
     loopback = "lo0" if sys.platform == "darwin" else "lo"
     for variable in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
         os.environ.setdefault(variable, loopback)
