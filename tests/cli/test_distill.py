@@ -22,9 +22,9 @@ from twoviews.data.corpus import load_corpus
 from twoviews.data.source import open_source
 from twoviews.errors import DataError
 from twoviews.jobs.classifying.classifier import load_classifier
+from twoviews.jobs.comparing import student as against_teacher
 from twoviews.jobs.comparing.student import compare_with_teacher
 from twoviews.jobs.parts import Parts
-from twoviews.jobs.pretraining import distill as distilling
 from twoviews.jobs.pretraining import pretrain
 from twoviews.jobs.pretraining.distill import _stored_side
 from twoviews.jobs.pretraining.teacher import as_taught
@@ -276,7 +276,7 @@ def test_each_look_at_the_test_set_is_counted(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(distilling, "class_logits", kill)
+        patch.setattr(against_teacher, "class_logits", kill)
         with pytest.raises(KeyboardInterrupt):
             compare_with_teacher(run, teacher, place.test, narrator=Narrator())
     assert len(list(read_lines(run.evaluation / "openings.jsonl"))) == 3  # opened, finished, opened

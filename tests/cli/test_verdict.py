@@ -110,7 +110,8 @@ def test_an_interrupted_comparison_is_not_continued_by_another(
 def test_all_that_is_written(run: Path, evaluate: Callable[..., Any]) -> None:
     results = whole(evaluate(run, *FEW))
     assert results.keys() == {
-        *("rows", "floors", "protocol", "verdict", "classes", "classifier", "details", "looks", "cut", "excluded")
+        *("comparison", "rows", "floors", "protocol", "verdict", "classes"),
+        *("classifier", "details", "looks", "cut", "excluded"),
     }
     with (run / "evaluation" / "results.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
