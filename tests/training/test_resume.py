@@ -130,6 +130,14 @@ class TestPromise:
         assert run.info()["status"] == "interrupted"
         assert resume(run.path, anyway=True).info()["status"] == "finished"
 
+    def test_other_products(self, start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """What fp32 means on a GPU is torch's to say, or the environment's."""
+        monkeypatch.setattr(training, "tf32", lambda _: {"convolutions": True, "matrix_products": False})
+        run = stopped(start, tmp_path / "run")
+        monkeypatch.setattr(training, "tf32", lambda _: {"convolutions": True, "matrix_products": True})
+        with pytest.raises(RefusedError, match=r"tf32 was .*products': False.* and is .*products': True"):
+            resume(run.path)
+
     def test_another_twoviews(self, start: Start, tmp_path: Path) -> None:
         run = stopped(start, tmp_path / "run")
         run.update(twoviews="0.0.1")
